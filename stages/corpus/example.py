@@ -1,0 +1,81 @@
+"""An example: image(s) and one conversation about them, with its task, kind and origin; and a table of them in Parquet."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Kind = Literal[
+    "judgement", "choice", "short", "long", "conversation", "reasoning", "referring", "description", "caption"
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+ORIGINS = ("human", "synthesized")
+IMAGE = "<image>"
+"""Stands in a turn's text where an image is shown, in the upstream formats and here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance: `role` is "user" or "assistant", and the two alternate, the user first."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a source, in the one form every stage after `ingest` speaks.
+
+    `source` and `row` (0-based, in the source's file) name it for ever; upstream ids are not unique. Fields are plain
+    strings and not enums, because a row that breaks the contract must still be held, to be quarantined with a reason.
+    """
+
+    source: str
+    row: int
+    id: str
+    task: str
+    domain: str
+    kind: str
+    origin: str
+    images: tuple[str, ...]
+    """sha256 of each image's bytes, in the order of the `<image>` marks."""
+    turns: tuple[Turn, ...]
+    templated: bool
+    """True: the first user turn is bare input, to which `render` adds one of the task's instructions."""
+
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("domain", pa.string()),
+        ("kind", pa.string()),
+        ("origin", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
+        ("templated", pa.bool_()),
+    ]
+)
+
+
+def write(path: Path, examples: Iterable[Example]) -> None:
+    """Write `examples` as one Parquet file; equal examples give equal bytes."""
+    pq.write_table(pa.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA), path)
+
+
+def read(path: Path) -> list[Example]:
+    """The examples of a file that `write` made."""
+    return [
+        Example(**{**row, "images": tuple(row["images"]), "turns": tuple(Turn(**turn) for turn in row["turns"])})
+        for row in pq.read_table(path, schema=SCHEMA).to_pylist()
+    ]
+
+
+def read_all(paths: Sequence[Path]) -> list[Example]:
+    """The examples of several files, in the order of the files."""
+    return [example for path in paths for example in read(path)]

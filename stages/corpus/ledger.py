@@ -1,0 +1,97 @@
+"""The ledger: one line per source row and stage that met it, and from these one final state per row, with its reason.
+
+A stage writes a line for every row it received: `ON` if the row goes on to the next stage, else the state it ended in.
+Joined over the stages, every row of every source has exactly one final state, or `join` fails.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ON = "on"
+"""The state of a row that goes on to the next stage."""
+
+STATES = {
+    # state: the stage that can end a row in it, in the order of the chain
+    "unreadable": "ingest",
+    "quarantined": "validate",
+    "duplicate": "curate",
+    "over_cap": "curate",
+    "unbalanced": "curate",
+    "not_in_dose": "curate",
+    "held_out": "curate",
+    "unused": "curate",
+    "too_long": "render",
+    "uncertified": "render",
+    "ready": "render",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one stage did with one row; `reason` names the expectation, check, row or limit, and is empty for `ON`."""
+
+    source: str
+    row: int
+    id: str
+    task: str
+    state: str
+    reason: str = ""
+
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("state", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def write(path: Path, lines: Iterable[Line]) -> None:
+    """Write one stage's lines, sorted by source and row.
+
+    Raises:
+        AssertionError: a state is unknown, an ended row has no reason, or a row has two lines.
+    """
+    ordered = sorted(lines, key=lambda line: (line.source, line.row))
+    for line in ordered:
+        assert line.state == ON or line.state in STATES, f"unknown ledger state: {line}"
+        assert line.state == ON or line.reason, f"a row ended without a reason: {line}"
+    keys = [(line.source, line.row) for line in ordered]
+    assert len(keys) == len(set(keys)), "a row has two lines in one stage's ledger"
+    pq.write_table(pa.Table.from_pylist([asdict(line) for line in ordered], schema=SCHEMA), path)
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of one stage's ledger."""
+    return [Line(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+
+
+def join(parts: Sequence[Sequence[Line]]) -> list[Line]:
+    """One final line per row of the first part, from the parts of the stages in the order of the chain.
+
+    Raises:
+        ValueError: rows that went on are missing from the next part, or it has rows that did not go on.
+    """
+    final: dict[tuple[str, int], Line] = {}
+    going: set[tuple[str, int]] | None = None
+    for number, part in enumerate(parts):
+        met = {(line.source, line.row): line for line in part}
+        if going is not None and met.keys() != going:
+            lost, strange = sorted(going - met.keys()), sorted(met.keys() - going)
+            raise ValueError(
+                f"the ledgers do not add up at part {number}: {len(lost)} rows lost (first {lost[:3]}), "
+                f"{len(strange)} rows from nowhere (first {strange[:3]}); run `dvc repro` so that all are of one run"
+            )
+        final.update(met)
+        going = {key for key, line in met.items() if line.state == ON}
+    if going:
+        raise ValueError(f"{len(going)} rows have no final state (first {sorted(going)[:3]})")
+    return [final[key] for key in sorted(final)]

@@ -1,0 +1,1 @@
+"""A stage as a command: its params, its paths, outputs whole or absent, progress, tracking."""

@@ -1,0 +1,39 @@
+"""Where runs are written down: one MLflow store for the project, whichever folder or experiment a stage runs in."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mlflow
+
+EXPERIMENT = "tandem"
+
+
+def project_root() -> Path:
+    """The project's folder; from inside a workspace of `dvc exp run --temp` or `--queue`, the folder that queued it."""
+    here = Path.cwd().resolve()
+    parts = here.parts
+    for index in range(len(parts) - 2):
+        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:index])
+    return here
+
+
+def use_tracking() -> "mlflow.MlflowClient":
+    """Point MLflow at `MLFLOW_TRACKING_URI`, or else at the project's own sqlite store, and return a client."""
+    import mlflow
+
+    root = project_root()
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+        try:
+            location = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
+            mlflow.create_experiment(EXPERIMENT, artifact_location=location)
+        except mlflow.MlflowException:
+            # Another stage made it between the look and the call; then it is there.
+            if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+                raise
+    mlflow.set_experiment(EXPERIMENT)
+    return mlflow.MlflowClient()
