@@ -1,0 +1,81 @@
+"""A model in one local folder: brought there from the hub or another folder, and loaded from it, always without risk.
+
+Only safetensors, never a pickle; never code that came with the weights; never a revision that can move.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
+
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+"""The files of a model folder that are needed; pickles, code and other frameworks' weights are not."""
+
+logging.disable_progress_bar()
+
+
+def fetch(model: str, revision: str | None, folder: Path) -> None:
+    """Copy `model`, a local folder or a hub id at `revision`, to `folder`.
+
+    Raises:
+        ValueError: a hub id without a commit of 40 hex digits, or a model without safetensors.
+    """
+    local = Path(model)
+    if local.is_dir():
+        folder.mkdir(parents=True)
+        for pattern in WANTED:
+            for path in sorted(local.glob(pattern)):
+                shutil.copyfile(path, folder / path.name)
+    else:
+        if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise ValueError(
+                f"base.model {model!r} is no local folder, so it is taken for a hub id, and base.revision must pin its "
+                f"commit (40 hex digits), got {revision!r}; a branch name could mean another model tomorrow"
+            )
+        # Imported here: a local or tiny model never needs the hub's client.
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(model, revision=revision, local_dir=folder, allow_patterns=list(WANTED))
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"base.model {model!r} has no *.safetensors file; other weight formats can run code when they are "
+            "opened, so they are refused: convert the model, or choose a revision that has safetensors"
+        )
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32, attention: str | None = None) -> PreTrainedModel:
+    """The model in `folder`. `attention` is one of transformers' implementations (`sdpa`, `eager`), None its own choice."""
+    kwargs = {} if attention is None else {"attn_implementation": attention}
+    return AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **kwargs
+    )
+
+
+def load_processor(folder: Path) -> ProcessorMixin:
+    """The processor (tokenizer, image processor, chat template) in `folder`.
+
+    Raises:
+        ValueError: it has no chat template, without which no conversation can be written.
+    """
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(f"the processor of the base model has no chat template; put chat_template.jinja into {folder}")
+    return processor
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: cuda was asked for and there is none, or the name is unknown.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError("device is cuda, but torch sees no CUDA device here; set device: auto or cpu in params.yaml")
+    return "cuda" if available and device != "cpu" else "cpu"

@@ -1,0 +1,145 @@
+"""A LLaVA of about two million parameters, built from config, with a tokenizer trained on the spot: no download needed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from stages.running.section import Section
+
+PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}" + USER + "{% else %}" + ASSISTANT + "{% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}" + IMAGE + "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if message['role'] == 'assistant' %}" + END + "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+class Tiny(Section):
+    """Sizes of the tiny model."""
+
+    image_size: int
+    """Side of the square picture the vision tower sees, in pixels."""
+    patch_size: int
+    """Side of one patch, in pixels; one image token stands for one patch."""
+    vision_width: int
+    """Width of the vision tower."""
+    vision_layers: int
+    """Layers of the vision tower; the connector reads the last."""
+    text_width: int
+    """Width of the language model."""
+    text_layers: int
+    """Layers of the language model."""
+    heads: int
+    """Attention heads, in both."""
+    vocabulary: int
+    """Size of the tokenizer's vocabulary, special tokens and 256 bytes included."""
+
+
+def build(params: Tiny, seed: int, texts: Iterable[str], folder: Path) -> None:
+    """Write model, tokenizer, processor and chat template to `folder`, as any model of the hub lies there.
+
+    `texts` is what the tokenizer learns its words from. Same arguments, same bytes.
+
+    Raises:
+        ValueError: the picture's side is no multiple of the patch's, or a width no multiple of the heads.
+    """
+    if params.image_size % params.patch_size:
+        raise ValueError(
+            f"base.tiny.image_size {params.image_size} must be a multiple of base.tiny.patch_size {params.patch_size}"
+        )
+    for name in ("vision_width", "text_width"):
+        if getattr(params, name) % params.heads:
+            raise ValueError(f"base.tiny.{name} {getattr(params, name)} must be a multiple of base.tiny.heads {params.heads}")
+    tokenizer = train_tokenizer(texts, params.vocabulary)
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": params.image_size},
+            crop_size={"height": params.image_size, "width": params.image_size},
+        ),
+        tokenizer=tokenizer,
+        patch_size=params.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(_config(params, tokenizer))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: every text can be written with it, and what it writes decodes to the same text."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END, IMAGE, USER, ASSISTANT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        extra_special_tokens={"image_token": IMAGE},
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _config(params: Tiny, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        image_size=params.image_size,
+        patch_size=params.patch_size,
+        hidden_size=params.vision_width,
+        intermediate_size=4 * params.vision_width,
+        num_hidden_layers=params.vision_layers,
+        num_attention_heads=params.heads,
+        projection_dim=params.vision_width,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=params.text_width,
+        # SwiGLU has three matrices where a plain MLP has two, so 8/3 instead of 4 times the width (Llama's own rule).
+        intermediate_size=8 * params.text_width // 3 // 16 * 16,
+        num_hidden_layers=params.text_layers,
+        num_attention_heads=params.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
