@@ -1,16 +1,14 @@
 """An example: image(s) and one conversation about them, with its task, kind and origin; and a table of them in Parquet."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Kind = Literal[
-    "judgement", "choice", "short", "long", "conversation", "reasoning", "referring", "description", "caption"
-]
+Kind = Literal["judgement", "choice", "short", "long", "conversation", "reasoning", "referring", "description", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
 ORIGINS = ("human", "synthesized")
 IMAGE = "<image>"
@@ -65,14 +63,27 @@ SCHEMA = pa.schema(
 
 def write(path: Path, examples: Iterable[Example]) -> None:
     """Write `examples` as one Parquet file; equal examples give equal bytes."""
-    pq.write_table(pa.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA), path)
+    pq.write_table(table_of(examples), path)
+
+
+def table_of(examples: Iterable[Example]) -> pa.Table:
+    """`examples` as an Arrow table of `SCHEMA`."""
+    rows = list(examples)
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "turns"}
+    columns["turns"] = [[{"role": turn.role, "text": turn.text} for turn in row.turns] for row in rows]
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read(path: Path) -> list[Example]:
     """The examples of a file that `write` made."""
+    return examples_of(pq.read_table(path, columns=SCHEMA.names))
+
+
+def examples_of(table: pa.Table) -> list[Example]:
+    """The examples of a table that has the columns of `SCHEMA`, and perhaps more."""
     return [
         Example(**{**row, "images": tuple(row["images"]), "turns": tuple(Turn(**turn) for turn in row["turns"])})
-        for row in pq.read_table(path, schema=SCHEMA).to_pylist()
+        for row in table.select(SCHEMA.names).to_pylist()
     ]
 
 

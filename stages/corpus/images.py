@@ -16,11 +16,14 @@ class ImageWriter:
     """Collects images into `folder/images-00000.parquet`, …, a new shard each time `shard_mib` MiB are full."""
 
     def __init__(self, folder: Path, shard_mib: int) -> None:
+        if shard_mib < 1:
+            raise ValueError(f"a shard of {shard_mib} MiB holds nothing; wanted at least 1 (params.yaml, ingest.shard_mib)")
         self.folder = folder
         self.limit = shard_mib * 2**20
         self.known: set[str] = set()
         self.pending: list[dict[str, str | bytes]] = []
-        self.pending_bytes = 0
+        self.shard: pq.ParquetWriter | None = None
+        self.shard_bytes = 0
         self.shards = 0
 
     def add(self, content: bytes) -> str:
@@ -29,31 +32,43 @@ class ImageWriter:
         if digest not in self.known:
             self.known.add(digest)
             self.pending.append({"sha256": digest, "bytes": content})
-            self.pending_bytes += len(content)
-            if self.pending_bytes >= self.limit:
-                self._flush()
+            self.shard_bytes += len(content)
+            full = self.shard_bytes >= self.limit
+            if full or len(self.pending) == ROWS_A_GROUP:
+                self._write_group()
+            if full:
+                self._close_shard()
         return digest
 
-    def _flush(self) -> None:
-        # Pictures are compressed already, and never alike: a second compression and a dictionary only cost time.
-        pq.write_table(
-            pa.Table.from_pylist(self.pending, schema=SCHEMA),
-            self.folder / f"images-{self.shards:05d}.parquet",
-            compression="none",
-            use_dictionary=["sha256"],
-            write_statistics=False,
-            row_group_size=ROWS_A_GROUP,
-        )
-        self.shards += 1
-        self.pending, self.pending_bytes = [], 0
+    def _write_group(self) -> None:
+        # A group at a time, so that memory holds a hundred pictures and not a shard.
+        if self.shard is None:
+            # Pictures are compressed already, and never alike: a second compression and a dictionary only cost time.
+            self.shard = pq.ParquetWriter(
+                self.folder / f"images-{self.shards:05d}.parquet",
+                SCHEMA,
+                compression="none",
+                use_dictionary=["sha256"],
+                write_statistics=False,
+            )
+            self.shards += 1
+        self.shard.write_table(pa.Table.from_pylist(self.pending, schema=SCHEMA), row_group_size=ROWS_A_GROUP)
+        self.pending = []
+
+    def _close_shard(self) -> None:
+        if self.shard is not None:
+            self.shard.close()
+        self.shard, self.shard_bytes = None, 0
 
     def __enter__(self) -> "ImageWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # A store without pictures is a store too: one empty shard.
         if kind is None and (self.pending or not self.shards):
-            self._flush()
+            self._write_group()
+        self._close_shard()
 
 
 def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
@@ -61,13 +76,15 @@ def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iter
     seen: set[str] = set()
     for folder in folders:
         for shard in sorted(folder.glob("images-*.parquet")):
-            for batch in pq.ParquetFile(shard).iter_batches(ROWS_A_GROUP):
-                for digest, content in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
-                    if digest not in seen and (wanted is None or digest in wanted):
-                        seen.add(digest)
-                        yield digest, content.as_py()
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(ROWS_A_GROUP):
+                    for digest, content in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
+                        if digest not in seen and (wanted is None or digest in wanted):
+                            seen.add(digest)
+                            yield digest, content.as_py()
 
 
 def stores(ingested: Path) -> list[Path]:
     """The image stores of all sources below the `ingest` stage's folder, in the sources' order."""
-    return sorted(path.parent for path in ingested.glob("*/images-00000.parquet"))
+    # A name that begins with a dot is what a killed run left behind, half written.
+    return sorted(path.parent for path in ingested.glob("[!.]*/images-00000.parquet"))

@@ -4,6 +4,7 @@ A stage writes a line for every row it received: `ON` if the row goes on to the 
 Joined over the stages, every row of every source has exactly one final state, or `join` fails.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,3 +96,38 @@ def join(parts: Sequence[Sequence[Line]]) -> list[Line]:
     if going:
         raise ValueError(f"{len(going)} rows have no final state (first {sorted(going)[:3]})")
     return [final[key] for key in sorted(final)]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows of a source ended alike."""
+
+    source: str
+    state: str
+    reason: str
+    rows: int
+
+
+def funnel(lines: Iterable[Line]) -> list[Count]:
+    """Final lines counted by source, state and reason; states in the order of the chain, so that it reads as a funnel.
+
+    Only the reason's name counts: `missing_image: cat.jpg` and `missing_image: dog.jpg` are two rows of `missing_image`.
+    """
+    order = {state: number for number, state in enumerate(STATES)}
+    counts = Counter((line.source, line.state, reason_name(line.reason)) for line in lines)
+    return [
+        Count(source, state, reason, rows)
+        for (source, state, reason), rows in sorted(counts.items(), key=lambda one: (one[0][0], order[one[0][1]], one[0][2]))
+    ]
+
+
+def reason_name(reason: str) -> str:
+    """The name in a reason, which is a name alone or `name: detail`."""
+    return reason.split(":", 1)[0]
+
+
+def read_parts(ingested: Path, *stages: Path) -> list[list[Line]]:
+    """The ledgers of `ingest` (one per source below `ingested`) and of the stages after it, ready to `join`."""
+    # A name that begins with a dot is what a killed run left behind, half written.
+    first = [line for path in sorted(ingested.glob("[!.]*/ledger.parquet")) for line in read(path)]
+    return [first, *(read(stage / "ledger.parquet") for stage in stages)]

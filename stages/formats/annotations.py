@@ -1,0 +1,97 @@
+"""A source's annotation and instruction files, read into plain rows; a broken file is refused, with the place of the break."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.formats.draft import Task, UnreadableError
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """The rows of an annotation file, in its order, whatever each of them is.
+
+    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. Any other file is one JSON
+    list, or an object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json).
+
+    Raises:
+        ValueError: the file is missing, is cut off or broken JSON, or holds no list.
+    """
+    if path.suffix == ".jsonl":
+        yield from _read_lines(path)
+        return
+    rows = _read_json(path)
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = rows["data"]
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} must hold a JSON list of rows, got {_called(rows)}; is it the annotations file?")
+    for row in rows:
+        if isinstance(row, list):
+            yield from row
+        else:
+            yield row
+
+
+def read_tasks(path: Path) -> dict[str, Task]:
+    """The instructions file: `{task: {"domain", "kind", "instructions": […]}}`.
+
+    Raises:
+        ValueError: it is missing or broken, or an entry is not of that form.
+    """
+    entries = _read_json(path)
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} must map tasks to their instructions, got {_called(entries)}")
+    return {name: _task(path, name, entry) for name, entry in entries.items()}
+
+
+def _task(path: Path, name: str, entry: Any) -> Task:
+    wanted = '{"domain": text, "kind": text, "instructions": [text, …]}, with at least one instruction'
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("domain"), str)
+        or not isinstance(entry.get("kind"), str)
+        or not isinstance(entry.get("instructions"), list)
+        or not entry["instructions"]
+        or not all(isinstance(text, str) and text.strip() for text in entry["instructions"])
+    ):
+        raise ValueError(f"{path}: task {name!r} must be {wanted}; got {json.dumps(entry)[:200]}")
+    return Task(domain=entry["domain"], kind=entry["kind"], instructions=tuple(entry["instructions"]))
+
+
+def _read_json(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = ", where the file ends: it looks cut off" if error.pos >= len(text.rstrip()) else ""
+        raise ValueError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
+            f"(character {error.pos} of {len(text)}){cut}; copy or download it again, or mend it there"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise ValueError(f"{path} cannot be read as JSON: {error}; is it the annotations file?") from error
+
+
+def _read_lines(path: Path) -> Iterator[Any]:
+    for line in _read_text(path).split("\n"):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield UnreadableError(f"not_json: {error}")
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; its name comes from this source's entry in params.yaml, section ingest")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; convert it, or copy it again"
+        ) from error
+
+
+def _called(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)

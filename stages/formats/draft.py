@@ -1,0 +1,74 @@
+"""What a format reads out of one row: an example whose pictures are still names, or the reason there is none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stages.corpus.example import Turn
+
+T = TypeVar("T")
+
+
+class UnreadableError(Exception):
+    """A row no example can be made of; its text is the ledger's reason, `name` or `name: detail`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One entry of a source's instructions file."""
+
+    domain: str
+    kind: str
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A row as its format understands it; `images` are the names the row gives, not yet looked up."""
+
+    id: str
+    task: str
+    domain: str
+    kind: str
+    images: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    templated: bool
+
+
+UNKNOWN_DOMAIN = "other"
+
+
+def field(row: Mapping[str, Any], name: str, wanted: type[T], default: T | None = None) -> T:
+    """`row[name]`; or `default`, if there is one, where the field is absent or null.
+
+    Raises:
+        UnreadableError: the field is missing and has no default, or is of another type.
+    """
+    value = row.get(name)
+    if value is None:
+        if default is None:
+            raise UnreadableError(f"missing_field: {name}")
+        return default
+    if not isinstance(value, wanted):
+        raise UnreadableError(f"wrong_type: {name} is {type(value).__name__}, wanted {wanted.__name__}")
+    return value
+
+
+def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A field that holds one text or a list of them (`"image": "a.jpg"`, `["a.jpg", "b.jpg"]`); absent or null: none."""
+    value = row.get(name)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for one in values:
+        if not isinstance(one, str):
+            raise UnreadableError(f"wrong_type: {name} holds {type(one).__name__}, wanted str")
+    return tuple(values)
+
+
+def identity(row: Mapping[str, Any], name: str) -> str:
+    """The row's upstream id as text; empty where it has none. Ids are labels for people: many releases repeat them."""
+    value = row.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UnreadableError(f"wrong_type: {name} is {type(value).__name__}, wanted str")
+    return str(value)

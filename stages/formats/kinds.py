@@ -1,0 +1,34 @@
+"""The kind of an answer: as upstream declares it, or else inferred from the conversation by fixed rules."""
+
+import re
+from collections.abc import Sequence
+
+from stages.corpus.example import Turn
+
+UPSTREAM = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
+"""LLaVA's names for three of our kinds."""
+SHORT_WORDS = 10
+"""An answer of at most so many words is short. Vision-Flan's median is 4; MMInstruct's long answers start at a sentence."""
+OPTIONS = re.compile(r"^\s*options:", re.IGNORECASE | re.MULTILINE)
+YES_OR_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
+
+
+def declared(kind: str) -> str:
+    """An upstream name of a kind in our words; an unknown one stays as it is, for the contract to refuse by name."""
+    return UPSTREAM.get(kind, kind)
+
+
+def inferred(turns: Sequence[Turn]) -> str:
+    """The kind of a conversation that declares none; the first rule that fits.
+
+    Several answers: conversation. Options in the question: choice. Nothing but yes or no: judgement. At most
+    `SHORT_WORDS` words: short. Else long.
+    """
+    answers = [turn.text for turn in turns if turn.role == "assistant"]
+    if len(answers) > 1:
+        return "conversation"
+    if any(OPTIONS.search(turn.text) for turn in turns if turn.role == "user"):
+        return "choice"
+    if answers and YES_OR_NO.fullmatch(answers[0]):
+        return "judgement"
+    return "short" if not answers or len(answers[0].split()) <= SHORT_WORDS else "long"

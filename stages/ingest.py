@@ -1,0 +1,160 @@
+"""Read one source, in its upstream format, into examples, pictures and a ledger; no row is lost, whatever is wrong with it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stages.corpus import example, ledger
+from stages.corpus.example import Example
+from stages.corpus.images import ImageWriter
+from stages.corpus.ledger import Line
+from stages.formats import FORMATS
+from stages.formats.annotations import read_rows, read_tasks
+from stages.formats.draft import Draft, Task, UnreadableError
+from stages.formats.pictures import open_pictures
+from stages.running import command
+from stages.running.command import Out
+from stages.running.progress import progress
+from stages.running.section import Section
+
+Reader = Callable[[Mapping[str, Any], Mapping[str, Task], str], Draft]
+
+
+class Source(Section):
+    """A named collection in one upstream format."""
+
+    format: str
+    """The upstream format: a name in `stages/formats/`."""
+    folder: str
+    """Where the source lies; nothing outside of it is read."""
+    annotations: str
+    """The file of rows, in the folder: `.json` (one list) or `.jsonl` (a row a line)."""
+    instructions: str | None
+    """The file of instructions per task, in the folder; null where rows carry their own."""
+    images: str | None
+    """The pictures, in the folder: a folder or a zip; null for a source of text alone."""
+    origin: str
+    """Who wrote the answers: human or synthesized."""
+
+
+class Params(Section):
+    """What `ingest` reads."""
+
+    sources: dict[str, Source]
+    """Every source by its name; the stage runs once for each."""
+    shard_mib: int
+    """Size of an image shard, in MiB."""
+
+
+def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
+    """Read `source` from `folder`."""
+    about, read_row = _source(params, source)
+    tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
+    rows = list(read_rows(_below(folder, about.annotations)))
+    examples: list[Example] = []
+    lines: list[Line] = []
+    digests: dict[str, str] = {}
+    with (
+        open_pictures(_below(folder, about.images) if about.images else None) as pictures,
+        ImageWriter(ingested, params.shard_mib) as store,
+    ):
+        for number, row in enumerate(progress(rows, f"ingest {source}")):
+            try:
+                draft = _read(row, read_row, tasks, source)
+                contents = {name: pictures.read(name) for name in draft.images if name not in digests}
+            except UnreadableError as error:
+                named = row if isinstance(row, dict) else {}
+                lines.append(_ended(source, number, named, str(error)))
+                continue
+            # Pictures are stored only when all of the row's are there: a row that ends here leaves nothing behind.
+            digests |= {name: store.add(content) for name, content in contents.items()}
+            examples.append(_example(source, number, about.origin, draft, digests))
+            lines.append(Line(source, number, draft.id, draft.task, ledger.ON))
+    example.write(ingested / "examples.parquet", examples)
+    ledger.write(ingested / "ledger.parquet", lines)
+    (ingested / "instructions.json").write_text(
+        json.dumps({name: asdict(task) for name, task in tasks.items()}, sort_keys=True, ensure_ascii=False, indent=1) + "\n",
+        encoding="utf-8",
+    )
+
+
+def _source(params: Params, name: str) -> tuple[Source, Reader]:
+    if name not in params.sources:
+        raise ValueError(f"params.yaml, ingest.sources has no {name!r}; it has {', '.join(sorted(params.sources))}")
+    about = params.sources[name]
+    if about.format not in FORMATS:
+        raise ValueError(f"params.yaml, ingest.sources.{name}.format is {about.format!r}; known: {', '.join(sorted(FORMATS))}")
+    return about, FORMATS[about.format]
+
+
+def _below(folder: Path, name: str) -> Path:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} leads out of the source's folder {folder}; name a file in it (params.yaml, ingest.sources)")
+    return folder / path
+
+
+def _read(row: Any, read_row: Reader, tasks: Mapping[str, Task], source: str) -> Draft:
+    if isinstance(row, UnreadableError):
+        raise row
+    if not isinstance(row, dict):
+        raise UnreadableError(f"not_an_object: the row is {type(row).__name__}")
+    draft = read_row(row, tasks, source)
+    for text in _texts(draft):
+        if not _is_unicode(text):
+            # Half of a surrogate pair ("\ud83d") is legal JSON, and no character: no file can hold it as text.
+            raise UnreadableError(f"not_unicode: {_printable(text)[:80]}")
+    return draft
+
+
+def _texts(draft: Draft) -> Iterator[str]:
+    yield from (draft.id, draft.task, draft.domain, draft.kind, *draft.images)
+    for turn in draft.turns:
+        yield from (turn.role, turn.text)
+
+
+def _example(source: str, number: int, origin: str, draft: Draft, digests: Mapping[str, str]) -> Example:
+    return Example(
+        source=source,
+        row=number,
+        id=draft.id,
+        task=draft.task,
+        domain=draft.domain,
+        kind=draft.kind,
+        origin=origin,
+        images=tuple(digests[name] for name in draft.images),
+        turns=draft.turns,
+        templated=draft.templated,
+    )
+
+
+def _ended(source: str, number: int, row: Mapping[str, Any], reason: str) -> Line:
+    """The ledger line of a row no example came of; its labels only as far as the row has them."""
+    name = row.get("id", row.get("instance_id"))
+    task = row.get("task_name")
+    return Line(
+        source=source,
+        row=number,
+        id=_printable(str(name)) if isinstance(name, str | int) else "",
+        task=_printable(task) if isinstance(task, str) else "",
+        state="unreadable",
+        reason=_printable(reason),
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+if __name__ == "__main__":
+    command.run(ingest)
