@@ -1,0 +1,21 @@
+"""Stage 0: the connector learns from captions, so that pictures reach the language model."""
+
+from pathlib import Path
+
+from stages.running import command
+from stages.running.command import Out
+from stages.tuning.launch import launch
+from stages.tuning.params import Tuning
+
+
+class Params(Tuning):
+    """How `connect` tunes."""
+
+
+def connect(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
+    """Tune the model in `base` on the trees of `rendered`."""
+    launch("connect", params, rendered, ingested, base, model, metrics, curve)
+
+
+if __name__ == "__main__":
+    command.run(connect)

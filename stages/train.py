@@ -1,0 +1,21 @@
+"""Stage 1: the model learns the human-labelled tasks."""
+
+from pathlib import Path
+
+from stages.running import command
+from stages.running.command import Out
+from stages.tuning.launch import launch
+from stages.tuning.params import Tuning
+
+
+class Params(Tuning):
+    """How `train` tunes."""
+
+
+def train(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
+    """Tune the model in `base` on the trees of `rendered`."""
+    launch("train", params, rendered, ingested, base, model, metrics, curve)
+
+
+if __name__ == "__main__":
+    command.run(train)

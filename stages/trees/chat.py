@@ -1,0 +1,147 @@
+"""A conversation in the model's own chat template, as tokens, with the mask of what it is to learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from transformers import ProcessorMixin
+
+from stages.corpus.example import IMAGE, Turn
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+class Unproved(ValueError):
+    """A conversation whose mask could not be proved; `check` names the check it failed."""
+
+    def __init__(self, check: str, detail: str) -> None:
+        super().__init__(f"{check}: {detail}")
+        self.check = check
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A conversation as token ids."""
+
+    ids: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    """For each id, whether it belongs to an answer (its text or the token that ends the turn)."""
+    image_end: int
+    """How many ids up to and with the last image token; 0 without pictures."""
+    prompts: tuple[tuple[int, ...], ...]
+    """What inference would send before each answer: a prefix of `ids` each."""
+
+
+class Chat:
+    """A processor's chat template as a function of conversations."""
+
+    def __init__(self, processor: ProcessorMixin) -> None:
+        self.processor: Any = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token: str = getattr(processor, "image_token", IMAGE)
+        self.image_id: int = getattr(processor, "image_token_id", None) or self.tokenizer.convert_tokens_to_ids(
+            self.image_token
+        )
+        self.special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.expansions: dict[Size, list[int]] = {}
+
+    def tokens(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
+        """The conversation with pictures of `sizes`; `<image>` marks stand in the user's turns.
+
+        Raises:
+            Unproved: `template` if the template does not write a conversation as its prompt, then the answer;
+                `answer` if the supervised tokens do not decode to exactly the answer.
+        """
+        messages = [message(turn) for turn in turns]
+        whole = self._ids(self._text(messages, False), sizes)
+        supervised = [False] * len(whole)
+        prompts = []
+        for index, turn in enumerate(turns):
+            if turn.role != "assistant":
+                continue
+            seen = sizes  # every picture stands in the first user turn, or in one before this answer
+            prompt = self._ids(self._text(messages[:index], True), seen)
+            upto = self._ids(self._text(messages[: index + 1], False), seen)
+            if whole[: len(prompt)] != prompt or upto[: len(prompt)] != prompt:
+                raise Unproved("template", f"the prompt before answer {index // 2 + 1} is no prefix of the conversation")
+            answer = self._answer(upto[len(prompt) :])
+            end = len(prompt) + len(answer)
+            if whole[len(prompt) : end] != answer:
+                raise Unproved("template", f"answer {index // 2 + 1} reads otherwise once the conversation goes on")
+            said = self.tokenizer.decode(answer, skip_special_tokens=True)
+            # A template may put a space or a line feed around the answer; the answer itself must be there to the letter.
+            if said != turn.text and said.strip() != turn.text.strip():
+                raise Unproved("answer", f"supervised tokens decode to {said[:80]!r}, the answer is {turn.text[:80]!r}")
+            supervised[len(prompt) : end] = [True] * len(answer)
+            prompts.append(tuple(prompt))
+        image_positions = [position for position, id in enumerate(whole) if id == self.image_id]
+        return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
+
+    def official_prompt(self, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[int]:
+        """What the processor itself sends to the model for `turns` and these pictures when an answer is asked for."""
+        waiting = iter(pictures)
+        messages = [message(turn) for turn in turns]
+        for part in (part for one in messages for part in one["content"] if part["type"] == "image"):
+            part["image"] = next(waiting)
+        out = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return list(out["input_ids"][0])
+
+    def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
+        return self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
+
+    def _ids(self, text: str, sizes: Sequence[Size]) -> list[int]:
+        bos = self.tokenizer.bos_token
+        add_special = not (bos is not None and text.startswith(bos))
+        ids = self.tokenizer(text, add_special_tokens=add_special)["input_ids"]
+        expanded: list[int] = []
+        waiting = iter(sizes)
+        for id in ids:
+            if id != self.image_id:
+                expanded.append(id)
+            elif (size := next(waiting, None)) is not None:
+                expanded.extend(self._expansion(size))
+            else:
+                raise Unproved("image", f"the conversation has more image tokens than pictures ({len(sizes)})")
+        return expanded
+
+    def _expansion(self, size: Size) -> list[int]:
+        if size not in self.expansions:
+            out = self.processor(
+                text=[self.image_token], images=[Image.new("RGB", size)], add_special_tokens=False, return_tensors=None
+            )
+            self.expansions[size] = [int(id) for id in out["input_ids"][0]]
+        return self.expansions[size]
+
+    def _answer(self, tail: list[int]) -> list[int]:
+        """The answer's tokens and the special token that ends its turn, without what the template writes after that."""
+        for position, id in enumerate(tail):
+            if id in self.special:
+                return tail[: position + 1]
+        return tail
+
+
+def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
+    """`turns` with every `<image>` mark moved to the front of the first user turn, as LLaVA does before training.
+
+    Behind a picture that comes first all questions are alike, so they can share it; a picture after the question would
+    have to be read again for each.
+    """
+    bare = [Turn(turn.role, _without_marks(turn.text)) for turn in turns]
+    return (Turn(bare[0].role, IMAGE * images + bare[0].text), *bare[1:])
+
+
+def _without_marks(text: str) -> str:
+    return "\n".join(line for line in (part.strip(" ") for part in text.replace(IMAGE, "").split("\n")) if line).strip()
+
+
+def message(turn: Turn) -> dict[str, Any]:
+    """A turn as transformers' chat templates take it; each `<image>` mark becomes a part of its own."""
+    content: list[dict[str, Any]] = []
+    for number, text in enumerate(turn.text.split(IMAGE)):
+        if number:
+            content.append({"type": "image"})
+        if text:
+            content.append({"type": "text", "text": text})
+    return {"role": turn.role, "content": content}

@@ -1,0 +1,83 @@
+"""The tree: one image prefix, several branches; and a table of trees in Parquet."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One conversation of a tree, after the prefix. It sees the prefix and itself, never a sibling."""
+
+    source: str
+    row: int
+    task: str
+    kind: str
+    ids: tuple[int, ...]
+    """Token ids."""
+    supervised: tuple[bool, ...]
+    """For each token, whether the loss asks for it: the tokens of the answers, and no others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """All examples behind one picture or set of pictures."""
+
+    images: tuple[str, ...]
+    """sha256 of each picture, in order; none for text alone."""
+    prefix: tuple[int, ...]
+    """Token ids up to the last image token; shared by all branches."""
+    branches: tuple[Branch, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a model reads for this tree."""
+        return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
+
+
+SCHEMA = pa.schema(
+    [
+        ("images", pa.list_(pa.string())),
+        ("prefix", pa.list_(pa.int32())),
+        (
+            "branches",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("source", pa.string()),
+                        ("row", pa.int64()),
+                        ("task", pa.string()),
+                        ("kind", pa.string()),
+                        ("ids", pa.list_(pa.int32())),
+                        ("supervised", pa.list_(pa.bool_())),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+ROWS_A_GROUP = 1000
+
+
+def write(path: Path, trees: Iterable[Tree]) -> None:
+    """Write `trees` as one Parquet file; equal trees give equal bytes."""
+    table = pa.Table.from_pylist([asdict(tree) for tree in trees], schema=SCHEMA)
+    pq.write_table(table, path, row_group_size=ROWS_A_GROUP)
+
+
+def read(path: Path) -> list[Tree]:
+    """The trees of a file that `write` made."""
+    return [
+        Tree(
+            images=tuple(row["images"]),
+            prefix=tuple(row["prefix"]),
+            branches=tuple(
+                Branch(**{**branch, "ids": tuple(branch["ids"]), "supervised": tuple(branch["supervised"])})
+                for branch in row["branches"]
+            ),
+        )
+        for row in pq.read_table(path, schema=SCHEMA).to_pylist()
+    ]

@@ -1,0 +1,1 @@
+"""The one training loop behind `connect`, `train` and `align`."""

@@ -1,0 +1,123 @@
+"""Trees in the order they are learnt, as batches of a model."""
+
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from stages.corpus.images import read_images, stores
+from stages.trees.batch import additive, batch_trees, separate_rows
+from stages.trees.tree import Tree
+
+CACHED_MIB = 2048
+"""Preprocessed pictures kept in memory; what does not fit is preprocessed again in every epoch."""
+SORTED_BATCHES = 16
+"""Batches whose trees are sorted by length together, so that little is padded and the order stays random enough."""
+
+
+class Ordered(Dataset[Tree]):
+    """All epochs laid out as one sequence, so that where a run stands is one number, and resuming is a seek."""
+
+    def __init__(self, trees: Sequence[Tree], order: Sequence[int]) -> None:
+        self.trees, self.order = trees, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Tree:
+        return self.trees[self.order[position]]
+
+
+def order(trees: Sequence[Tree], epochs: float, per_batch: int, per_step: int, seed: int) -> list[int]:
+    """Indices of `trees` for all `epochs`, shuffled anew in each, batches of like lengths; whole steps only.
+
+    The last step is filled up from one more shuffle, so no tree is left out of an epoch and every step is full.
+    """
+    generator = random.Random(seed)
+    wanted = max(per_step, -(-round(len(trees) * epochs) // per_step) * per_step)
+    drawn: list[int] = []
+    while len(drawn) < wanted:
+        epoch = list(range(len(trees)))
+        generator.shuffle(epoch)
+        drawn += epoch
+    drawn = drawn[:wanted]
+    laid: list[int] = []
+    for start in range(0, wanted, per_batch * SORTED_BATCHES):
+        block = sorted(drawn[start : start + per_batch * SORTED_BATCHES], key=lambda index: trees[index].tokens)
+        batches = [block[first : first + per_batch] for first in range(0, len(block), per_batch)]
+        generator.shuffle(batches)
+        laid += [index for batch in batches for index in batch]
+    return laid
+
+
+class Pixels:
+    """Pictures as the model's image processor gives them, by sha256."""
+
+    def __init__(self, ingested: Path, trees: Sequence[Tree], processor: ProcessorMixin) -> None:
+        wanted = {digest for tree in trees for digest in tree.images}
+        self.content = dict(read_images(stores(ingested), wanted))
+        if missing := wanted - self.content.keys():
+            raise ValueError(
+                f"{len(missing)} pictures of the trees are not in {ingested} (first {min(missing)}); run `dvc repro`"
+            )
+        self.image_processor: Any = processor.image_processor
+        self.cache: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
+        self.room = CACHED_MIB * 2**20
+
+    def __call__(self, digests: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """The image processor's outputs for the pictures of one tree, each with the pictures as first dimension."""
+        if digests in self.cache:
+            return self.cache[digests]
+        pictures = [Image.open(io.BytesIO(self.content[digest])).convert("RGB") for digest in digests]
+        made = dict(self.image_processor(images=pictures, return_tensors="pt"))
+        size = sum(tensor.nbytes for tensor in made.values())
+        if size <= self.room:
+            self.room -= size
+            self.cache[digests] = made
+        return made
+
+
+class Collator:
+    """Lists of trees → keyword arguments of the model's forward."""
+
+    def __init__(self, pixels: Pixels, processor: ProcessorMixin, shared: bool, eager: bool) -> None:
+        """`shared`: branches share their prefix under the tree mask; else every branch is a plain row of its own.
+
+        `eager`: the model's attention adds its mask, so it must be numbers.
+        """
+        self.pixels, self.shared, self.eager = pixels, shared, eager
+        self.pad_id: int = processor.tokenizer.pad_token_id
+        self.image_id: int | None = getattr(processor, "image_token_id", None)
+        self.marks_images = "mm_token_type_ids" in processor.model_input_names
+
+    def __call__(self, trees: Sequence[Tree]) -> dict[str, torch.Tensor]:
+        """The inputs of one forward pass; the loss is asked for at the N supervised positions only."""
+        if not self.shared:
+            trees = [row for tree in trees for row in separate_rows(tree)]
+        batch = batch_trees(trees, self.pad_id)
+        inputs = {
+            "input_ids": batch.input_ids,
+            # transformers takes a bool mask of [B, L] here, and computes logits at those positions only: [N, vocabulary].
+            "logits_to_keep": batch.asked,
+            "labels": batch.labels,
+            "shift_labels": batch.labels,
+        }
+        if self.shared:
+            inputs["position_ids"] = batch.position_ids
+            inputs["attention_mask"] = additive(batch.allowed, torch.float32) if self.eager else batch.allowed
+        else:
+            # Positions are the model's own business then: some families count them in three dimensions.
+            lengths = torch.tensor([tree.tokens for tree in trees])
+            inputs["attention_mask"] = (torch.arange(batch.input_ids.shape[1]) < lengths[:, None]).long()
+            if self.marks_images:
+                inputs["mm_token_type_ids"] = (batch.input_ids == self.image_id).long()
+        shown = [self.pixels(tree.images) for tree in trees if tree.images]
+        for name in shown[0] if shown else ():
+            inputs[name] = torch.cat([one[name] for one in shown])
+        return inputs

@@ -1,0 +1,55 @@
+"""Run the loop in this process, or in several through accelerate."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from stages.models.loading import resolve_device
+from stages.running.leash import follow_parent
+from stages.tuning.loop import tune
+from stages.tuning.params import Tuning
+
+PATHS = ("rendered", "ingested", "base", "model", "metrics", "curve")
+
+
+def launch(stage: str, params: Tuning, *paths: Path) -> None:
+    """`tune(stage, params, *paths)` in `params.processes` processes.
+
+    Raises:
+        ValueError: the processes ended badly; what they said stands above.
+    """
+    if params.processes == 1:
+        tune(stage, params, *paths)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job.json"
+        job.write_text(
+            json.dumps({"stage": stage, "params": params.model_dump(), **dict(zip(PATHS, map(str, paths), strict=True))})
+        )
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(params.processes)]
+        # --multi_gpu on CPU too: with --cpu, accelerate would run a single process without a word about it.
+        words += ["--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        words += ["--main_process_port", "0", "-m", "stages.tuning.launch", str(job)]
+        # Each process gets all its threads; without this, torch's launcher sets one.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(params.threads)}
+        if resolve_device(params.device) == "cpu":
+            environment["ACCELERATE_USE_CPU"] = "true"
+        done = subprocess.run(words, env=environment, check=False)
+    if done.returncode:
+        raise ValueError(
+            f"{stage} in {params.processes} processes ended with status {done.returncode}; what they said is above"
+        )
+
+
+def main() -> None:
+    """One process of several: do the job whose file is the only argument."""
+    follow_parent()
+    job = json.loads(Path(sys.argv[1]).read_text())
+    tune(job["stage"], Tuning.model_validate(job["params"]), *(Path(job[name]) for name in PATHS))
+
+
+if __name__ == "__main__":
+    main()
