@@ -45,11 +45,17 @@ def whisker(
     tone: str = "ink",
     label: str = "",
     marks: Sequence[float] = (),
+    ring: float | None = None,
 ) -> Markup:
-    """A dot at `value` with a whisker from `low` to `high` on the axis `span`, over grid lines at `marks`."""
+    """A dot at `value` with a whisker from `low` to `high` on the axis `span`, over grid lines at `marks`.
+
+    A `ring` marks another value on the same axis: what `value` should have been.
+    """
     parts = [Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="22"/>').format(_at(mark, span)) for mark in marks]
     if low is not None and high is not None:
         parts.append(_whisker(low, high, span))
+    if ring is not None:
+        parts.append(Markup('<circle class="ring" cx="{}" cy="11" r="8"/>').format(_at(ring, span)))
     parts.append(Markup('<circle class="mark" cx="{}" cy="11" r="5"/>').format(_at(value, span)))
     return _row(parts, tone, label or number(value))
 

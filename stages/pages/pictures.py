@@ -45,9 +45,23 @@ def picture(content: bytes | None) -> Picture:
     return Picture(_uri("image/jpeg", buffer.getvalue()), *small.size)
 
 
-def pictures(ingested: Path, wanted: Iterable[str]) -> dict[str, Picture]:
-    """The wanted pictures (by sha256) of the stores below the ingest stage's folder; those not there are left out."""
-    return {digest: picture(content) for digest, content in read_images(stores(ingested), set(wanted))}
+def pictures(wanted: Iterable[str], ingested: Path, benchmarks: Path | None = None) -> dict[str, Picture]:
+    """The wanted pictures; those not found are left out.
+
+    Args:
+        wanted: sha256 of pictures in the ingest stage's stores, or paths below the benchmarks' folder.
+        ingested: the ingest stage's folder, with a folder a source.
+        benchmarks: the benchmarks' folder.
+    """
+    names = sorted(set(wanted))
+    found = {digest: picture(content) for digest, content in read_images(stores(ingested), set(names))}
+    if benchmarks is not None:
+        root = benchmarks.resolve()
+        for name in names:
+            path = (root / name).resolve()
+            if name not in found and "/" in name and path.is_relative_to(root) and path.is_file():
+                found[name] = picture(path.read_bytes())
+    return found
 
 
 def _uri(mime: str, content: bytes) -> str:

@@ -1,0 +1,131 @@
+"""The report of a run: how the models stand, where the rows went, what was learned from, how, and what came out."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from stages.pages import gallery, standing
+from stages.pages.drawing import Series, nice_span, smoothed
+from stages.pages.funnel import funnels, read_ledgers
+from stages.pages.masks import Grove, grove
+from stages.pages.page import write_page
+from stages.pages.pictures import pictures
+from stages.pages.standing import Measure, TaskRow
+
+MOST_TASKS = 48
+"""Tasks of one tuning stage whose examples are shown; a collection of hundreds is sampled."""
+SMOOTH = 0.04
+"""Window of the bold line of a curve, as a share of its steps."""
+
+
+def write(
+    path: Path,
+    *,
+    items: Path,
+    scores: Mapping[str, Any],
+    ingested: Path,
+    validated: Path,
+    curated: Path,
+    rendered: Path,
+    base_model: Path,
+    curves: Mapping[str, Path],
+    seed: int,
+    benchmarks: Path | None = None,
+) -> None:
+    """Write the report to `path`: one file, the same bytes for the same inputs.
+
+    Args:
+        path: the page to write.
+        items: items.parquet, a line per model, benchmark and item.
+        scores: {model: {benchmark: {metric: value}}}; `<metric>_low` and `<metric>_high` beside a metric end its interval.
+        ingested: data/ingest, for its ledgers and pictures.
+        validated: data/validate, for its ledger.
+        curated: data/curate, for its ledger.
+        rendered: data/render, for its ledger and trees.
+        base_model: the base model's folder, for its tokenizer.json.
+        curves: curve.csv of each tuning stage, in their order.
+        seed: draws the examples that are shown.
+        benchmarks: the benchmarks' folder, for the pictures of their questions.
+    """
+    answered = gallery.read_items(items)
+    models = standing.in_order([model for model in scores if any(item["model"] == model for item in answered)])
+    measures = standing.measures(scores, models)
+    tasks = standing.task_rows(answered, models)
+    groves = read_groves(rendered, list(curves), base_model, seed)
+    questions = gallery.chosen(gallery.asked(answered, models), seed)
+    shown = {one.image for one in questions} | {one.image for each in groves for one in (*each.shown, *each.whole)}
+    write_page(
+        path,
+        "report.html",
+        models=models,
+        tones=standing.tones(models),
+        told=told(measures, models),
+        measures=measures,
+        yes_ratios=standing.yes_ratios(scores, models),
+        tasks=tasks,
+        task_means=task_means(tasks, len(models)),
+        funnels=funnels(read_ledgers(ingested, validated, curated, rendered)),
+        groves=groves,
+        biggest=max(range(len(groves)), key=lambda place: groves[place].branches) if groves else 0,
+        curves=read_curves(curves),
+        questions=questions,
+        stories=gallery.STORIES,
+        pictures=pictures(shown - {""}, ingested, benchmarks),
+    )
+
+
+def told(measures: list[Measure], models: list[str]) -> str:
+    """The run in one sentence: the first measure, from the first model to the last."""
+    if not measures or not models or len(measures[0].values) < 2:
+        return "What became of the rows, and of the models that learned from them."
+    first, last = measures[0].values[0], measures[0].values[-1]
+    went = "rises" if last.value > first.value else "falls" if last.value < first.value else "stays"
+    return (
+        f"Held-out accuracy {went} from {measures[0].tell(first.value)} to {measures[0].tell(last.value)}."
+        if measures[0].benchmark == standing.HELD_OUT
+        else f"{measures[0].name} {went} from {measures[0].tell(first.value)} to {measures[0].tell(last.value)}."
+    )
+
+
+def task_means(tasks: list[TaskRow], models: int) -> list[float | None]:
+    """The mean over tasks of each model's accuracy."""
+    columns = [[row.shares[place] for row in tasks] for place in range(models)]
+    known = [[share for share in column if share is not None] for column in columns]
+    return [sum(column) / len(column) if column else None for column in known]
+
+
+def read_groves(rendered: Path, stages: list[str], base_model: Path, seed: int) -> list[Grove]:
+    """The trees of each tuning stage in numbers and examples."""
+    tokenizer = Tokenizer.from_file(str(base_model / "tokenizer.json"))
+    return [grove(stage, rendered / stage / "trees.parquet", tokenizer, seed, MOST_TASKS) for stage in stages]
+
+
+def read_curves(curves: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """For each tuning stage its loss over steps: each step faintly, their running mean boldly, on one common axis."""
+    read = {stage: _read_curve(path) for stage, path in curves.items()}
+    losses = [loss for points in read.values() for _, loss, _ in points]
+    span = nice_span(losses) if losses else (0.0, 1.0)
+    drawn = []
+    for stage, points in read.items():
+        raw = [(step, loss) for step, loss, _ in points]
+        smooth = smoothed(raw, max(1, round(SMOOTH * len(raw))))
+        drawn.append(
+            {
+                "stage": stage,
+                "series": [Series("loss", stage, raw, faint=True), Series("mean", stage, smooth)],
+                "rate": [Series("learning rate", "soft", [(step, 1000 * rate) for step, _, rate in points])],
+                "span": span,
+                "steps": int(points[-1][0]) if points else 0,
+                "first": smooth[0][1] if smooth else None,
+                "last": smooth[-1][1] if smooth else None,
+            }
+        )
+    return drawn
+
+
+def _read_curve(path: Path) -> list[tuple[float, float, float]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(float(row["step"]), float(row["loss"]), float(row["learning_rate"])) for row in csv.DictReader(file)]

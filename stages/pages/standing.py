@@ -1,0 +1,176 @@
+"""How the models stand: each benchmark's measure per model with its interval, and each task's accuracy."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.pages.drawing import nice_span, ticks
+from stages.pages.wording import GAP, number, percent, title
+
+CHAIN = ("base", "connect", "train", "align")
+"""The order in which a model comes to be; others follow in the order of their names."""
+TONES = ("fifth", "sixth", "accent", "ink")
+"""Colours of models that are not of the chain."""
+HELD_OUT = "held_out"
+LOW, HIGH = "_low", "_high"
+"""`<metric>_low` and `<metric>_high` stand beside a metric: the ends of its 95 % interval."""
+MEASURES = (
+    # benchmark, its metrics (the first that is there is shown), name, what it is
+    ("held_out", ("macro", "accuracy"), "Held-out tasks", "accuracy, each task counted alike"),
+    ("mme", ("total",), "MME", "100 · (questions right + pictures wholly right), summed over its tasks"),
+    ("pope", ("f1", "accuracy"), "POPE", "F1 of asking for objects that are there and that are not"),
+    ("mmbench", ("accuracy",), "MMBench", "questions right in every order of their options"),
+    ("llava_bench", ("relative", "overall"), "LLaVA-Bench", "open questions, judged against the reference answers"),
+    ("forgetting", ("accuracy",), "Forgetting", "plain pictures named right: what must not get lost"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A metric of one model; `low` and `high` end its 95 % interval and are None where there is none."""
+
+    model: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric over all models."""
+
+    benchmark: str
+    metric: str
+    name: str
+    about: str
+    values: tuple[Value, ...]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1, and is told in percent."""
+        return all(0 <= edge <= 1 for value in self.values for edge in (value.value, value.low, value.high) if edge is not None)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The axis that holds all values and their intervals."""
+        if self.is_share:
+            return 0.0, 1.0
+        edges = [edge for value in self.values for edge in (value.value, value.low, value.high) if edge is not None]
+        return nice_span(edges)
+
+    @property
+    def marks(self) -> list[float]:
+        """Where the axis is marked."""
+        return ticks(*self.span, 4)
+
+    def tell(self, value: float | None) -> str:
+        """A value in this measure's unit."""
+        return percent(value) if self.is_share else number(value, 1)
+
+    def interval(self, value: Value) -> str:
+        """The interval of `value` in words; empty where there is none."""
+        if value.low is None or value.high is None:
+            return ""
+        scale, digits = (100, 1) if self.is_share else (1, 1)
+        return (
+            f"{number(scale * value.low, digits)} to {number(scale * value.high, digits)}{GAP + '%' if self.is_share else ''}"
+        )
+
+    def of(self, model: str) -> Value | None:
+        """The value of `model`, or None."""
+        return next((value for value in self.values if value.model == model), None)
+
+
+@dataclass(frozen=True, slots=True)
+class YesRatio:
+    """How often a model says yes, against how often yes is right."""
+
+    benchmark: str
+    truth: float | None
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One held-out task: how many questions, and each model's share of right answers."""
+
+    task: str
+    kind: str
+    questions: int
+    shares: tuple[float | None, ...]
+
+
+def in_order(models: Sequence[str]) -> list[str]:
+    """`models` as they come to be: those of the chain first."""
+    return sorted(models, key=lambda model: (CHAIN.index(model) if model in CHAIN else len(CHAIN), model))
+
+
+def tones(models: Sequence[str]) -> dict[str, str]:
+    """Each model's colour, as a word that page.css knows."""
+    spare = iter(TONES * (1 + len(models) // len(TONES)))
+    return {model: model if model in CHAIN else next(spare) for model in models}
+
+
+def measures(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[Measure]:
+    """The main measure of each benchmark that was scored, in the order of `MEASURES`; unknown benchmarks last."""
+    known = {benchmark for benchmark, *_ in MEASURES}
+    other = sorted({benchmark for model in models for benchmark in scores[model]} - known)
+    wanted = [*MEASURES, *((benchmark, (), title(benchmark), "") for benchmark in other)]
+    found = []
+    for benchmark, metrics, name, about in wanted:
+        first = next((scores[model][benchmark] for model in models if benchmark in scores[model]), None)
+        if not isinstance(first, Mapping):
+            continue
+        plain = [key for key in first if _is_number(first[key]) and not key.endswith((LOW, HIGH))]
+        metric = next((metric for metric in metrics if metric in plain), plain[0] if plain else None)
+        if metric is not None:
+            found.append(measure(scores, models, benchmark, metric, name, about))
+    return found
+
+
+def measure(
+    scores: Mapping[str, Mapping[str, Any]], models: Sequence[str], benchmark: str, metric: str, name: str, about: str
+) -> Measure:
+    """One metric of one benchmark for every model that has it."""
+    values = []
+    for model in models:
+        here = scores[model].get(benchmark)
+        if isinstance(here, Mapping) and _is_number(here.get(metric)):
+            low, high = here.get(metric + LOW), here.get(metric + HIGH)
+            known = _is_number(low) and _is_number(high)
+            values.append(Value(model, float(here[metric]), low if known else None, high if known else None))
+    return Measure(benchmark, metric, name, about, tuple(values))
+
+
+def yes_ratios(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[YesRatio]:
+    """The yes-ratio of each benchmark that has one."""
+    found = []
+    for benchmark in sorted({name for model in models for name in scores[model]}):
+        ratio = measure(scores, models, benchmark, "yes_ratio", "", "")
+        if ratio.values:
+            truth = measure(scores, models, benchmark, "truth_yes_ratio", "", "").values
+            found.append(YesRatio(benchmark, truth[0].value if truth else None, ratio.values))
+    return found
+
+
+def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskRow]:
+    """Each held-out task's accuracy per model, from the single answers."""
+    scored: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if item["benchmark"] == HELD_OUT and item["score"] is not None:
+            scored[item["task"], item["kind"] or ""][item["model"]].append(float(item["score"]))
+    return [
+        TaskRow(
+            task,
+            kind,
+            max(len(found) for found in of_model.values()),
+            tuple(sum(of_model[model]) / len(of_model[model]) if of_model.get(model) else None for model in models),
+        )
+        for (task, kind), of_model in sorted(scored.items())
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

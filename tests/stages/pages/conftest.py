@@ -1,0 +1,218 @@
+"""A small run made by hand, in the formats that the stages write: enough of it for a page to be full."""
+
+import io
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from stages.corpus import ledger
+from stages.corpus.images import ImageWriter
+from stages.corpus.ledger import ON, Line
+from stages.pages import report
+
+NASTY = "<script>alert('x')</script> & \"<b>bold</b>\""
+MODELS = ("base", "connect", "train", "align")
+SPECIAL = ["<s>", "</s>", "<image>"]
+TASKS = {
+    "digit_name": ("short", "What is the digit?", [str(digit) for digit in range(10)]),
+    "is_it_red": ("judgement", "Is the circle red?", ["Yes", "No"]),
+    "which_colour": ("choice", "Which colour is the square?\nOptions: (a) red (b) blue", ["(a) red", "(b) blue"]),
+    "box_of": ("referring", "Where is the star?", ["[0.12, 0.30, 0.44, 0.61]", "[0.50, 0.10, 0.90, 0.48]"]),
+    "describe": ("description", "Describe the picture.", ["A red circle über a blue square — naïve but “nice” 🙂."]),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the parts of the run lie."""
+
+    folder: Path
+    items: list[dict[str, Any]]
+    scores: dict[str, Any]
+    tokenizer: Tokenizer
+
+    def write(self, path: Path, seed: int = 17) -> str:
+        """The report of this run, as text."""
+        (path.parent).mkdir(parents=True, exist_ok=True)
+        report.write(
+            path,
+            items=self.folder / "items.parquet",
+            scores=self.scores,
+            ingested=self.folder / "ingest",
+            validated=self.folder / "validate",
+            curated=self.folder / "curate",
+            rendered=self.folder / "render",
+            base_model=self.folder / "model",
+            curves={stage: self.folder / f"{stage}.csv" for stage in MODELS[1:]},
+            seed=seed,
+            benchmarks=self.folder / "benchmarks",
+        )
+        return path.read_text(encoding="utf-8")
+
+    def parts(self) -> list[list[Line]]:
+        """The ledgers, in the order of the chain."""
+        names = ["ingest/tasks", "ingest/chats", "validate", "curate", "render"]
+        tasks, chats, *others = (ledger.read(self.folder / name / "ledger.parquet") for name in names)
+        return [tasks + chats, *others]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    return make_run(tmp_path_factory.mktemp("run"), pictures=12, tasks=TASKS)
+
+
+def make_run(folder: Path, pictures: int, tasks: dict[str, tuple[str, str, list[str]]]) -> Run:
+    draw = random.Random(17)
+    with ImageWriter(folder / "ingest/tasks", 256) as store:
+        digests = [store.add(png(number)) for number in range(pictures)]
+    (folder / "ingest/chats").mkdir(parents=True)
+    tokenizer = make_tokenizer(folder / "model")
+    make_trees(folder / "render", tasks, digests, tokenizer, draw)
+    make_ledgers(folder, tasks, pictures)
+    for stage, start, end, steps in (("connect", 6.0, 3.1, 90), ("train", 3.0, 0.4, 320), ("align", 1.6, 0.8, 60)):
+        rows = [
+            f"{step},{end + (start - end) * 0.97**step + draw.gauss(0, 0.08):.4f},{0.002 * (1 - step / steps):.6f}"
+            for step in range(1, steps + 1)
+        ]
+        (folder / f"{stage}.csv").write_text("\n".join(["step,loss,learning_rate", *rows]) + "\n")
+    picture = folder / "benchmarks/pope/images/0.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(png(99))
+    items = make_items(tasks, digests, draw)
+    pq.write_table(pa.Table.from_pylist(items), folder / "items.parquet")
+    return Run(folder, items, make_scores(items), tokenizer)
+
+
+def png(number: int) -> bytes:
+    image = Image.new("RGB", (48, 48), (235, 235, 230))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((4 + number % 9, 6, 24 + number % 9, 26), fill=(200, 40 + 13 * number % 200, 60))
+    pen.rectangle((22, 26, 42, 44 - number % 7), fill=(40, 90, 40 + 17 * number % 200))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_tokenizer(folder: Path) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([f"{question} {' '.join(answers)}" for _, question, answers in TASKS.values()], trainer)
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def branch(tokenizer: Tokenizer, source: str, row: int, task: str, kind: str, question: str, answer: str) -> dict[str, Any]:
+    prompt, reply = tokenizer.encode(f"\n{question} ").ids, [*tokenizer.encode(answer).ids, 1]
+    return {
+        "source": source,
+        "row": row,
+        "task": task,
+        "kind": kind,
+        "ids": prompt + reply,
+        "supervised": [False] * len(prompt) + [True] * len(reply),
+    }
+
+
+def make_trees(folder: Path, tasks: Any, digests: list[str], tokenizer: Tokenizer, draw: random.Random) -> None:
+    for stage in MODELS[1:]:
+        trees = []
+        for number, digest in enumerate(digests):
+            rows = [
+                branch(tokenizer, "tasks", number * len(tasks) + place, task, kind, question, draw.choice(answers))
+                for place, (task, (kind, question, answers)) in enumerate(tasks.items())
+            ]
+            if stage == "connect":
+                rows = [branch(tokenizer, "tasks", number, "caption", "caption", "What is this?", NASTY)]
+            trees.append({"images": [digest], "prefix": [0, *[2] * 36], "branches": rows})
+        (folder / stage).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(trees), folder / stage / "trees.parquet")
+
+
+def make_ledgers(folder: Path, tasks: Any, pictures: int) -> None:
+    ends = [
+        (1, "unreadable", "no such image: ../../etc/passwd"),
+        (2, "quarantined", "expect_answer_to_be_text"),
+        (2, "duplicate", "tasks/3"),
+        (2, "duplicate", "tasks/9"),
+        (2, "unbalanced", f"more Yes than No {NASTY}"),
+        (2, "held_out", "picture kept for testing"),
+        (3, "too_long", "1,201 tokens of at most 1,024"),
+    ]
+    order = {"unreadable": 0, "quarantined": 1, "too_long": 3}
+    parts: list[list[Line]] = [[], [], [], []]
+    for source, rows in (("tasks", pictures * len(tasks)), ("chats", pictures)):
+        for row in range(rows):
+            _, state, reason = (
+                ends[row % 40] if row % 40 < len(ends) else (3, "ready", "train" if source == "tasks" else "align")
+            )
+            last = order.get(state, 3 if state == "ready" else 2)
+            for place in range(last):
+                parts[place].append(Line(source, row, f"{source}-{row}", "t", ON))
+            parts[last].append(Line(source, row, f"{source}-{row}", "t", state, reason))
+    for source in ("tasks", "chats"):
+        ledger.write(folder / "ingest" / source / "ledger.parquet", [line for line in parts[0] if line.source == source])
+    for stage, part in zip(("validate", "curate", "render"), parts[1:], strict=True):
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        ledger.write(folder / stage / "ledger.parquet", part)
+
+
+def make_items(tasks: Any, digests: list[str], draw: random.Random) -> list[dict[str, Any]]:
+    asked = [
+        ("held_out", task, kind, digest, f"tasks/{number}-{place}", question, draw.choice(answers), answers)
+        for number, digest in enumerate(digests)
+        for place, (task, (kind, question, answers)) in enumerate(tasks.items())
+    ]
+    asked += [
+        ("pope", split, "judgement", "pope/images/0.png", f"{split}/{number}", "Is there a dog?", "no", ["yes", "no"])
+        for split in ("random", "popular", "adversarial")
+        for number in range(6)
+    ]
+    asked += [
+        ("llava_bench", "detail", "description", "", str(number), f"Describe {NASTY}", "A circle.", ["A circle. " * 60])
+        for number in range(4)
+    ]
+    skill = {"base": 0.05, "connect": 0.2, "train": 0.85, "align": 0.82}
+    items = []
+    for benchmark, task, kind, image, item, question, truth, answers in asked:
+        for model in MODELS:
+            right = draw.random() < skill[model]
+            wrong = draw.choice([answer for answer in answers if answer != truth] or [NASTY])
+            score: float | None = None if benchmark == "llava_bench" and item == "3" else float(right)
+            items.append(
+                {
+                    "model": model, "benchmark": benchmark, "task": task, "kind": kind, "image": image, "item": item,
+                    "question": question, "truth": truth, "answer": truth if right else wrong, "score": score,
+                }
+            )  # fmt: skip
+    return items
+
+
+def make_scores(items: list[dict[str, Any]]) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    for model in sorted(MODELS):
+        mean = sum(item["score"] or 0 for item in items if item["model"] == model) / sum(
+            item["model"] == model for item in items
+        )
+        with_ends = {"low": max(0.0, mean - 0.06), "high": min(1.0, mean + 0.05)}
+        scores[model] = {
+            "held_out": {"macro": mean, "macro_low": with_ends["low"], "macro_high": with_ends["high"], "tasks": {}},
+            "mme": {"total": 900 * mean, "total_low": 850 * mean, "total_high": 940 * mean, "yes_ratio": 1 - mean / 2,
+                    "truth_yes_ratio": 0.5},
+            "pope": {"f1": mean, "f1_low": with_ends["low"], "f1_high": with_ends["high"], "yes_ratio": 0.9 - mean / 3,
+                     "truth_yes_ratio": 0.5},
+            "llava_bench": {"relative": 40 + 45 * mean},
+        }  # fmt: skip
+    return json.loads(json.dumps(scores))
