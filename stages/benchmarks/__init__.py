@@ -1,0 +1,16 @@
+"""The benchmarks, one file each: read its questions, write its answers, score them by the official rules.
+
+Another benchmark is one more file with the three functions of `benchmark.Benchmark`, and one more line here.
+"""
+
+from stages.benchmarks import forgetting, llava_bench, mmbench, mme, pope
+from stages.benchmarks.benchmark import Benchmark
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "mme": mme,
+    "pope": pope,
+    "mmbench": mmbench,
+    "llava_bench": llava_bench,
+    "forgetting": forgetting,
+}
+"""Each lies in a folder of its name below the benchmarks' folder. The held-out rows are asked apart: `held_out`."""

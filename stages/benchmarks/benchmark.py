@@ -1,0 +1,129 @@
+"""What a benchmark is here: questions to ask, answers in its official format, figures by its official rules."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from stages.benchmarks.judges import Judge
+from stages.benchmarks.statistics import Figure
+
+SHORT_KINDS = ("judgement", "choice", "short")
+"""Kinds whose answers are right or wrong; answers of all other kinds are long and only more or less alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question to a model."""
+
+    id: str
+    """Names the question within its benchmark."""
+    task: str
+    kind: str
+    image: str
+    """The picture's path below the benchmarks' folder, or its sha256; questions about one picture are one cluster."""
+    text: str
+    """What is asked, without `<image>`."""
+    truth: str
+    picture: Callable[[], bytes] | None
+    """Reads the picture's bytes; None where a question has no picture."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The benchmark's own row, where the official format of predictions repeats more of it than stands above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """One answered question with its mark, a line of `items.parquet`."""
+
+    task: str
+    kind: str
+    image: str
+    item: str
+    question: str
+    truth: str
+    answer: str
+    score: float | None
+    """0 wrong … 1 right; None where a judge gave no verdict."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one model did on one benchmark."""
+
+    official: dict[str, Any]
+    """The figures as the official code prints them, unrounded; a nested part may hold figures by task."""
+    marked: list[Marked]
+    figures: dict[str, Figure]
+    """The figures that get an interval, over the rows of `marked`."""
+    reviews: list[dict[str, Any]] = field(default_factory=list)
+    """What a judge said, in the official review format; empty where no judge was asked."""
+
+
+class Benchmark(Protocol):
+    """The functions of a benchmark's module."""
+
+    HEADLINE: str
+    """The one of its figures that stands for it in tables and plots."""
+    FULL_MARKS: float
+    """What the headline figure is at best, per task where it is a sum over tasks."""
+
+    def questions(self, folder: Path) -> list[Item]:
+        """The questions of the benchmark in `folder`, in the order of its files."""
+
+    def write(self, folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
+        """Write `answers` to `items` below `folder`, as the official code wants predictions."""
+
+    def score(self, predictions: Path, reference: Path, judge: Judge) -> Result:
+        """Mark the predictions that `write` made against the benchmark in `reference`."""
+
+
+def wanted(path: Path, benchmark: str) -> Path:
+    """`path`, which `benchmark` cannot do without.
+
+    Raises:
+        ValueError: there is nothing at `path`.
+    """
+    if not path.exists():
+        raise ValueError(
+            f"benchmark {benchmark} wants {path}, and there is nothing; give the benchmark's files in the official "
+            "layout, or take it out of BENCHMARKS in stages/benchmarks/__init__.py"
+        )
+    return path
+
+
+def same_number(given: int, asked: int, what: str) -> None:
+    """Refuse answers that cannot belong to these questions, because the official scorers match them by position.
+
+    Raises:
+        ValueError: the two numbers differ.
+    """
+    if given != asked:
+        raise ValueError(
+            f"{what}: {given} answers for {asked} questions; the answers were given to another version of the "
+            "benchmark, so answer this one again"
+        )
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one JSON object a line."""
+    rows = []
+    # Lines end at "\n" only: str.splitlines would also break at the odd separators that JSON strings may hold.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, keys in the order given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one space: tabs and line ends are the separators of some formats."""
+    return " ".join(text.split())

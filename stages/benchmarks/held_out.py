@@ -1,0 +1,210 @@
+"""The held-out rows of the training tasks: pictures no tuning saw, asked as the training rows were.
+
+Short, choice and judgement answers are right or wrong; their macro average over tasks is the headline. Long answers have
+no single right form, so they are only compared by words (token F1), referring answers by boxes too, and reported apart.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.benchmarks.benchmark import SHORT_KINDS, Item, Marked, Result, read_jsonl, wanted, write_jsonl
+from stages.benchmarks.judges import Judge
+from stages.benchmarks.statistics import Figure, Floats, mean_of, mean_over_groups, ratio
+from stages.corpus import example
+from stages.corpus.example import IMAGE
+from stages.corpus.images import read_images, stores
+
+NAME = "held_out"
+HEADLINE = "macro"
+FULL_MARKS = 1.0
+BOX = re.compile(r"\[\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*\]")
+OPTION = re.compile(r"^\(?([a-z])[).:](?:\s+|$)(.*)$", re.DOTALL)
+
+Box = tuple[float, float, float, float]
+
+
+def questions(held_out: Path, ingested: Path) -> list[Item]:
+    """The first question of each row of `held_out`, pictures from the stores below `ingested`.
+
+    Rows behind several pictures are left out: a question here has one picture at most.
+    """
+    rows = [row for row in example.read(held_out) if len(row.images) <= 1]
+    pictures = dict(read_images(stores(ingested), {name for row in rows for name in row.images}))
+    items = []
+    for row in rows:
+        if lost := [name for name in row.images if name not in pictures]:
+            raise ValueError(f"no image store below {ingested} holds {lost[0]}; run `dvc repro` so that all are of one run")
+        items.append(
+            Item(
+                id=f"{row.source}/{row.row}",
+                task=row.task,
+                kind=row.kind,
+                # A row without a picture shares none: it is a cluster of its own.
+                image=row.images[0] if row.images else f"{row.source}/{row.row}",
+                text=row.turns[0].text.replace(IMAGE, "").strip(),
+                truth=row.turns[1].text,
+                picture=partial(pictures.__getitem__, row.images[0]) if row.images else None,
+                row={"source": row.source, "row": row.row},
+            )
+        )
+    return items
+
+
+def write(folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
+    """Write `answers.jsonl`: all that scoring needs."""
+    write_jsonl(
+        folder / "answers.jsonl",
+        (
+            {
+                **item.row,
+                "task": item.task,
+                "kind": item.kind,
+                "image": item.image,
+                "question": item.text,
+                "truth": item.truth,
+                "answer": answer,
+            }
+            for item, answer in zip(items, answers, strict=True)
+        ),
+    )
+
+
+def score(predictions: Path, reference: Path, judge: Judge) -> Result:
+    """Mark each answer by the rule of its kind; the truth lies beside it, so `reference` is not read."""
+    marked = [
+        Marked(
+            row["task"],
+            row["kind"],
+            row["image"],
+            f"{row['source']}/{row['row']}",
+            row["question"],
+            row["truth"],
+            row["answer"],
+            mark(row["kind"], row["truth"], row["answer"]),
+        )
+        for row in read_jsonl(wanted(predictions / "answers.jsonl", NAME))
+    ]
+    scores, tasks = [line.score or 0.0 for line in marked], [line.task for line in marked]
+    by_kind = {line.task: line.kind for line in marked}
+    short = sorted({line.task for line in marked if line.kind in SHORT_KINDS})
+    long = sorted({line.task for line in marked if line.kind not in SHORT_KINDS})
+    judgements = [line for line in marked if line.kind == "judgement"]
+    figures: dict[str, Figure] = {}
+    if short:
+        figures["macro"] = mean_over_groups(scores, tasks, short)
+        for kind in SHORT_KINDS:
+            if chosen := [task for task in short if by_kind[task] == kind]:
+                figures[kind] = mean_over_groups(scores, tasks, chosen)
+    if long:
+        figures["long_f1"] = mean_over_groups(scores, tasks, long)
+    if judgements:
+        figures["yes_ratio"] = _share([first_word(line.answer) == "yes" for line in marked], marked)
+    overlaps = [overlap(line.truth, line.answer) if line.kind == "referring" else None for line in marked]
+    if any(value is not None for value in overlaps):
+        figures["referring_iou"] = mean_of(overlaps)
+    figures |= {f"tasks.{task}": mean_over_groups(scores, tasks, [task]) for task in [*short, *long]}
+    official: dict[str, Any] = {name: figure.value() for name, figure in figures.items() if "." not in name}
+    if judgements:
+        official["truth_yes_ratio"] = sum(first_word(line.truth) == "yes" for line in judgements) / len(judgements)
+        official["yes_ratios"] = {
+            task: sum(first_word(line.answer) == "yes" for line in rows) / len(rows)
+            for task in short
+            if (rows := [line for line in judgements if line.task == task])
+        }
+    official["items"] = len(marked)
+    official["tasks"] = {name.removeprefix("tasks."): f.value() for name, f in figures.items() if "." in name}
+    return Result(official, marked, figures)
+
+
+def mark(kind: str, truth: str, answer: str) -> float:
+    """0 … 1 by the rule of the answer's kind."""
+    if kind == "judgement":
+        return float(first_word(answer) == first_word(truth))
+    if kind == "choice":
+        return float(same_option(truth, answer))
+    if kind == "short":
+        return float(plain(answer) == plain(truth))
+    return token_f1(truth, answer)
+
+
+def plain(text: str) -> str:
+    """`text` without case, outer white space and a trailing full stop."""
+    return " ".join(text.lower().split()).removesuffix(".").rstrip()
+
+
+def first_word(text: str) -> str:
+    """The first word in lower case, or nothing."""
+    found = re.search(r"[^\W_]+", text.lower())
+    return found.group() if found else ""
+
+
+def same_option(truth: str, answer: str) -> bool:
+    """Whether `answer` names the option `truth`, "(a) red", by its letter, its text, or both without contradiction."""
+    wanted_letter, wanted_text = _option(truth)
+    letter, text = _option(answer)
+    if letter and wanted_letter and letter != wanted_letter:
+        return False
+    if text and wanted_text:
+        return text == wanted_text
+    return bool(letter and letter == wanted_letter) or plain(truth) == plain(answer)
+
+
+def _option(text: str) -> tuple[str, str]:
+    """(letter, text) of "(a) red", "B. red", "c" or "red"; what is not there is empty."""
+    text = plain(text)
+    if re.fullmatch(r"\(?[a-z]\)?", text):
+        return text.strip("()"), ""
+    found = OPTION.match(text)
+    return (found.group(1), found.group(2).strip()) if found else ("", text)
+
+
+def token_f1(truth: str, answer: str) -> float:
+    """How alike two texts are: the harmonic mean of the shares of their words that stand in the other too."""
+    wanted_words, words = (Counter(re.findall(r"[^\W_]+", text.lower())) for text in (truth, answer))
+    common = (wanted_words & words).total()
+    return 2 * common / (wanted_words.total() + words.total()) if common else 0.0
+
+
+def boxes(text: str) -> list[Box]:
+    """The boxes `[x1, y1, x2, y2]` in a text; brackets that hold no four numbers are none."""
+    found = []
+    for numbers in BOX.findall(text):
+        try:
+            x1, y1, x2, y2 = (float(number) for number in numbers)
+        except ValueError:
+            continue
+        found.append((x1, y1, x2, y2))
+    return found
+
+
+def overlap(truth: str, answer: str) -> float | None:
+    """The mean intersection over union of the boxes, taken in order; a box too many or too few counts 0.
+
+    None where the truth holds no box: then there is nothing to compare.
+    """
+    wanted_boxes, given = boxes(truth), boxes(answer)
+    if not wanted_boxes:
+        return None
+    both = sum(_iou(one, other) for one, other in zip(wanted_boxes, given, strict=False))
+    return both / max(len(wanted_boxes), len(given))
+
+
+def _iou(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _share(holds: Sequence[bool], marked: Sequence[Marked]) -> Figure:
+    asked = np.array([line.kind == "judgement" for line in marked], dtype=float)
+    parts: Floats = np.column_stack([asked * np.array(holds, dtype=float), asked])
+    return Figure(parts, lambda sums: ratio(sums[..., 0], sums[..., 1]))

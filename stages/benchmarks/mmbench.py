@@ -1,0 +1,156 @@
+"""MMBench: multiple choice, each question asked once per rotation of its options, scored by VLMEvalKit's rules.
+
+A question is right only if every rotation is. Where the rules find no option in an answer the answer is wrong: that is
+VLMEvalKit's "exact matching", which asks no judge.
+"""
+
+import base64
+import hashlib
+import string
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stages.benchmarks.benchmark import Item, Marked, Result, same_number, wanted
+from stages.benchmarks.judges import Judge
+from stages.benchmarks.statistics import mean_of
+
+NAME = "mmbench"
+HEADLINE = "overall"
+FULL_MARKS = 1.0
+FILE = "mmbench.tsv"
+ROTATION = 1_000_000
+"""Rotation k of question n has the index n + k × this."""
+REQUEST = "Answer with the option's letter from the given choices directly."
+REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+LONGEST_REFERENCE = 64
+"""An image cell this short is no picture but the index of the row that holds it."""
+NEAR_THE_END = 5
+"""A letter speaks for its option only among the last words, this many less one; earlier it is likely a plain word."""
+
+
+def questions(folder: Path) -> list[Item]:
+    """Every row of the TSV: hint, question, options and LLaVA's request for a letter."""
+    rows = _read(folder / FILE)
+    cells = {row["index"]: row["image"] for row in rows}
+    items = []
+    for row in rows:
+        picture = _picture(row, cells)
+        lines = [row.get("hint", ""), row["question"], *(f"{letter}. {text}" for letter, text in options(row).items())]
+        items.append(
+            Item(
+                id=row["index"],
+                task=row.get("category", NAME),
+                kind="choice",
+                image=_name(picture),
+                text="\n".join(line for line in [*lines, REQUEST] if line),
+                truth=row["answer"],
+                picture=partial(base64.b64decode, picture),
+                row={name: cell for name, cell in row.items() if name != "image"},
+            )
+        )
+    return items
+
+
+def write(folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
+    """Write the TSV again, its pictures left out and a column `prediction` added."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**item.row, "prediction": answer} for item, answer in zip(items, answers, strict=True)]
+    pd.DataFrame(rows).to_csv(folder / FILE, sep="\t", index=False, lineterminator="\n")
+
+
+def score(predictions: Path, reference: Path, judge: Judge) -> Result:
+    """Mark every question by all its rotations; the truth is taken from the reference, as VLMEvalKit does."""
+    asked = {row["index"]: row for row in _read(reference / FILE)}
+    answered = {row["index"]: row["prediction"] for row in _read(predictions / FILE, "prediction")}
+    same_number(len(answered.keys() & asked.keys()), len(asked), NAME)
+    groups: dict[int, list[str]] = {}
+    for index in asked:
+        groups.setdefault(int(index) % ROTATION, []).append(index)
+    cells = {index: row["image"] for index, row in asked.items()}
+    marked, right_rows = [], []
+    for group in sorted(groups):
+        rotations = sorted(groups[group], key=int)
+        right = [chosen(answered[index], options(asked[index])) == asked[index]["answer"] for index in rotations]
+        right_rows += right
+        first = asked[rotations[0]]
+        marked.append(
+            Marked(
+                task=first.get("category", NAME),
+                kind="choice",
+                image=_name(_picture(first, cells)),
+                item=str(group),
+                question="\n".join([first["question"], *(f"{letter}. {text}" for letter, text in options(first).items())]),
+                truth=" | ".join(asked[index]["answer"] for index in rotations),
+                answer=" | ".join(answered[index] for index in rotations),
+                score=float(all(right)),
+            )
+        )
+    hits = [line.score for line in marked]
+    official: dict[str, Any] = {
+        "overall": sum(hit or 0.0 for hit in hits) / len(hits),
+        "single": sum(right_rows) / len(right_rows),
+        "tasks": {
+            task: _mean([line.score or 0.0 for line in marked if line.task == task])
+            for task in sorted({line.task for line in marked})
+        },
+    }
+    return Result(official, marked, {"overall": mean_of(hits)})
+
+
+def options(row: Mapping[str, str]) -> dict[str, str]:
+    """The letters that have an option in this row; an empty cell is no option."""
+    return {letter: row[letter] for letter in string.ascii_uppercase if row.get(letter)}
+
+
+def chosen(answer: str, choices: Mapping[str, str]) -> str | None:
+    """The letter an answer chooses, "Z" where it refuses, None where the rules cannot tell."""
+    return _by_letter(answer, choices) or _by_text(answer, choices)
+
+
+def _by_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+    if any(refusal in answer for refusal in REFUSALS):
+        return "Z"
+    words = answer.translate(str.maketrans(".()[],:;!*#{}", " " * 13)).split()
+    letters = [letter for letter in choices if letter in words]
+    if len(letters) == 1 and words.index(letters[0]) > len(words) - NEAR_THE_END:
+        return letters[0]
+    return "Z" if not letters and "Z" in words else None
+
+
+def _by_text(answer: str, choices: Mapping[str, str]) -> str | None:
+    if len(answer) > 2 * sum(len(text) for text in choices.values()):
+        return None
+    named = [letter for letter, text in choices.items() if text.lower() in answer.lower()]
+    return named[0] if len(named) == 1 else None
+
+
+def _read(path: Path, *more: str) -> list[dict[str, str]]:
+    table = pd.read_csv(wanted(path, NAME), sep="\t", dtype=str, keep_default_na=False)
+    needed = ["index", "question", "A", "B", *(more or ("answer", "image"))]
+    if missing := [name for name in needed if name not in table.columns]:
+        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    if twice := sorted(table["index"][table["index"].duplicated()]):
+        raise ValueError(f"{path}: the index {twice[0]} stands there twice; every rotation needs its own")
+    return [{str(name): str(cell) for name, cell in row.items()} for row in table.to_dict("records")]
+
+
+def _picture(row: Mapping[str, str], cells: Mapping[str, str]) -> str:
+    cell = row["image"]
+    return cells[cell] if len(cell) <= LONGEST_REFERENCE and cell in cells else cell
+
+
+def _name(picture: str) -> str:
+    return f"{NAME}/{hashlib.sha256(picture.encode()).hexdigest()[:16]}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,201 @@
+"""MME: two yes/no questions a picture, scored by the rules of its `calculation.py`.
+
+A task's score is 100 × accuracy + 100 × accuracy+, where accuracy+ counts the pictures with both questions right.
+Perception and cognition are sums over their tasks.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.benchmarks.benchmark import Item, Marked, Result, one_line, wanted
+from stages.benchmarks.judges import Judge
+from stages.benchmarks.statistics import Figure, Floats, ratio
+
+NAME = "mme"
+HEADLINE = "total"
+FULL_MARKS = 200.0
+PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+TASKS = PERCEPTION + COGNITION
+
+
+class Line(NamedTuple):
+    """One line of a task's file of predictions."""
+
+    image: str
+    question: str
+    truth: str
+    answer: str
+
+
+def questions(folder: Path) -> list[Item]:
+    """Every line of `questions_gt/<task>.txt`, asked as it stands, picture from `images/<task>/`."""
+    items = []
+    for task, path in _files(wanted(folder / "questions_gt", NAME)).items():
+        for number, (image, question, truth) in enumerate(_rows(path, columns=3)):
+            picture = folder / "images" / task / image
+            items.append(
+                Item(
+                    id=f"{task}/{number}",
+                    task=task,
+                    kind="judgement",
+                    image=f"{NAME}/images/{task}/{image}",
+                    text=question,
+                    truth=truth,
+                    picture=partial(wanted(picture, NAME).read_bytes),
+                )
+            )
+    return items
+
+
+def write(folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
+    """Write `<task>.txt`: picture, question, truth and answer, with tabs between."""
+    lines: dict[str, list[str]] = {}
+    for item, answer in zip(items, answers, strict=True):
+        line = "\t".join([Path(item.image).name, item.text, item.truth, one_line(answer)])
+        lines.setdefault(item.task, []).append(line + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, rows in lines.items():
+        (folder / f"{task}.txt").write_text("".join(rows), encoding="utf-8")
+
+
+def score(predictions: Path, reference: Path, judge: Judge) -> Result:
+    """Mark the files of predictions, having checked that they answer exactly the reference's questions."""
+    tasks = read(predictions)
+    _check(tasks, reference / "questions_gt")
+    by_task = {task: task_figures(lines) for task, lines in tasks.items()}
+    marked, parts = [], []
+    for place, (task, lines) in enumerate(tasks.items()):
+        for number, line in enumerate(lines):
+            right = verdict(line.answer) == line.truth.lower()
+            pair = lines[number - number % 2 : number - number % 2 + 2]
+            # Each question carries half of its pair, so a pair counts once and stays with its picture.
+            both = all(verdict(one.answer) == one.truth.lower() for one in pair) / 2
+            row = np.zeros(3 * len(tasks))
+            row[3 * place : 3 * place + 3] = (right, both, 1)
+            parts.append(row)
+            image = f"{NAME}/images/{task}/{line.image}"
+            marked.append(
+                Marked(task, "judgement", image, f"{task}/{number}", line.question, line.truth, line.answer, float(right))
+            )
+    matrix = np.array(parts)
+    figures = {
+        name: Figure(matrix, partial(_sum_of_tasks, places=[place for place, task in enumerate(tasks) if task in group]))
+        for name, group in (("perception", PERCEPTION), ("cognition", COGNITION), ("total", TASKS))
+    }
+    answers = [verdict(line.answer) for lines in tasks.values() for line in lines]
+    truths = [line.truth.lower() for lines in tasks.values() for line in lines]
+    perception = sum(figure["score"] for task, figure in by_task.items() if task in PERCEPTION)
+    cognition = sum(figure["score"] for task, figure in by_task.items() if task in COGNITION)
+    official = {
+        "perception": perception,
+        "cognition": cognition,
+        "total": perception + cognition,
+        "yes_ratio": answers.count("yes") / len(answers),
+        "truth_yes_ratio": truths.count("yes") / len(truths),
+        "other": answers.count("other"),
+        "tasks": {task: figure["score"] for task, figure in by_task.items()},
+    }
+    return Result(official, marked, figures)
+
+
+def verdict(answer: str) -> str:
+    """What an answer says: yes, no or other; officially the first four characters decide, so "not" is a no."""
+    start = answer.lower()[:4]
+    if "yes" in start:
+        return "yes"
+    return "no" if "no" in start else "other"
+
+
+def task_figures(lines: Sequence[Line]) -> dict[str, float]:
+    """The official figures of one task; precision and recall leave the answers out that are neither yes nor no."""
+    answers, truths = [verdict(line.answer) for line in lines], [line.truth.lower() for line in lines]
+    seen = Counter(zip(truths, answers, strict=True))
+    right = [truth == answer for truth, answer in zip(truths, answers, strict=True)]
+    both = sum(first and second for first, second in zip(right[::2], right[1::2], strict=True))
+    tp, fn, tn, fp = seen["yes", "yes"], seen["yes", "no"], seen["no", "no"], seen["no", "yes"]
+    acc, acc_plus = sum(right) / len(right), both / (len(right) // 2)
+    return {
+        "TP": tp,
+        "FN": fn,
+        "TN": tn,
+        "FP": fp,
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else 0.0,
+        "other_num": answers.count("other"),
+        "acc": acc,
+        "acc_plus": acc_plus,
+        "score": acc * 100 + acc_plus * 100,  # in this order, or the last digit differs from the official one
+    }
+
+
+def read(predictions: Path) -> dict[str, list[Line]]:
+    """The predictions of each task, in the official order of tasks.
+
+    Raises:
+        ValueError: a file has no official task's name, or its lines are no pairs about one picture.
+    """
+    tasks = {}
+    for task, path in _files(wanted(predictions, NAME)).items():
+        lines = [Line(*row) for row in _rows(path, columns=4)]
+        pairs = list(zip(lines[::2], lines[1::2], strict=False))
+        if len(lines) % 2 or not lines or any(first.image != second.image for first, second in pairs):
+            raise ValueError(f"{path} must hold two adjacent lines for each picture; sort it as the questions are")
+        if strange := {line.truth for line in lines if line.truth.lower() not in ("yes", "no")}:
+            raise ValueError(f"{path}: the truth must be Yes or No, got {sorted(strange)}")
+        tasks[task] = lines
+    return tasks
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {path.stem: path for path in folder.glob("*.txt")}
+    if not found or (strange := sorted(found.keys() - set(TASKS))):
+        named = f"names no task of MME: {', '.join(strange)}" if found else "is empty"
+        raise ValueError(f"{folder} {named}; wanted are files <task>.txt with <task> one of {', '.join(TASKS)}")
+    return {task: found[task] for task in TASKS if task in found}
+
+
+def _rows(path: Path, columns: int) -> list[list[str]]:
+    # Lines end at "\n" only: str.splitlines would also break at the odd separators that answers may hold.
+    rows = [line.rstrip("\r").split("\t") for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != columns:
+            raise ValueError(f"{path}, line {number}: wanted {columns} columns with tabs between, got {len(row)}")
+    return rows
+
+
+def _check(tasks: dict[str, list[Line]], questions_gt: Path) -> None:
+    # LLaVA writes the pictures under other endings and in another order, and mends double spaces; only that may differ.
+    asked = {
+        task: Counter((Path(image).stem, one_line(question), truth) for image, question, truth in _rows(path, columns=3))
+        for task, path in _files(wanted(questions_gt, NAME)).items()
+    }
+    answered = {
+        task: Counter((Path(line.image).stem, one_line(line.question), line.truth) for line in lines)
+        for task, lines in tasks.items()
+    }
+    if asked != answered:
+        for task in sorted(asked.keys() | answered.keys()):
+            missing = asked.get(task, Counter()) - answered.get(task, Counter())
+            strange = answered.get(task, Counter()) - asked.get(task, Counter())
+            if missing or strange:
+                raise ValueError(
+                    f"mme/{task}: {missing.total()} questions have no answer and {strange.total()} answers have no "
+                    "question; the answers were given to another version of the benchmark, so answer this one again"
+                )
+
+
+def _sum_of_tasks(sums: Floats, places: list[int]) -> Floats:
+    scores = [
+        100 * ratio(sums[..., 3 * place], sums[..., 3 * place + 2])
+        + 200 * ratio(sums[..., 3 * place + 1], sums[..., 3 * place + 2])
+        for place in places
+    ]
+    return np.sum(scores, axis=0) if scores else np.zeros(sums.shape[:-1])

@@ -1,0 +1,145 @@
+"""POPE: is this object in the picture? Three ways to choose the objects that are not, scored as RUCAIBox and LLaVA do."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.benchmarks.benchmark import Item, Marked, Result, one_line, read_jsonl, same_number, wanted, write_jsonl
+from stages.benchmarks.judges import Judge
+from stages.benchmarks.statistics import Figure, Floats, ratio
+
+NAME = "pope"
+HEADLINE = "f1"
+FULL_MARKS = 1.0
+SPLITS = ("random", "popular", "adversarial")
+
+
+def questions(folder: Path) -> list[Item]:
+    """The questions of the three label files, in their order; pictures from `images/`."""
+    return [
+        Item(
+            id=f"{split}/{row['question_id']}",
+            task=split,
+            kind="judgement",
+            image=f"{NAME}/images/{row['image']}",
+            text=row["text"],
+            truth=row["label"],
+            picture=partial(wanted(folder / "images" / row["image"], NAME).read_bytes),
+        )
+        for split in SPLITS
+        for row in labels(folder, split)
+    ]
+
+
+def write(folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
+    """Write `answers_<split>.jsonl` with LLaVA's keys."""
+    for split in SPLITS:
+        write_jsonl(
+            folder / f"answers_{split}.jsonl",
+            (
+                {"question_id": int(item.id.split("/")[1]), "prompt": item.text, "text": answer, "model_id": model}
+                for item, answer in zip(items, answers, strict=True)
+                if item.task == split
+            ),
+        )
+
+
+def score(predictions: Path, reference: Path, judge: Judge) -> Result:
+    """Mark the three files of answers against the label files, by position, as the official scorers do."""
+    marked: list[Marked] = []
+    parts = []
+    official: dict[str, Any] = {}
+    for place, split in enumerate(SPLITS):
+        asked = labels(reference, split)
+        answers = read_jsonl(wanted(predictions / f"answers_{split}.jsonl", NAME))
+        official[split] = split_figures(answers, asked, split)
+        for row, answer in zip(asked, answers, strict=True):
+            said, truth = verdict(answer["text"]), row["label"]
+            marked.append(
+                Marked(
+                    split,
+                    "judgement",
+                    f"{NAME}/images/{row['image']}",
+                    f"{split}/{row['question_id']}",
+                    row["text"],
+                    truth,
+                    answer["text"],
+                    float(said == truth),
+                )
+            )
+            sums = np.zeros(4 * len(SPLITS))
+            sums[4 * place + ("yes", "no").index(truth) * 2 + ("yes", "no").index(said)] = 1
+            parts.append(sums)
+    matrix = np.array(parts)
+    summary = {name: sum(official[split][name] for split in SPLITS) / len(SPLITS) for name in ("f1", "accuracy", "yes_ratio")}
+    truths = [line.truth for line in marked]
+    figures = {name: Figure(matrix, partial(_mean_of_splits, name=name)) for name in ("f1", "accuracy", "yes_ratio")}
+    return Result({**summary, "truth_yes_ratio": truths.count("yes") / len(truths), **official}, marked, figures)
+
+
+def verdict(answer: str) -> str:
+    """What an answer says; officially everything is a yes whose first sentence holds no "No", "no" or "not"."""
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def split_figures(answers: Sequence[dict[str, Any]], asked: Sequence[dict[str, Any]], split: str) -> dict[str, float]:
+    """The official figures of one split; where nothing was predicted yes, precision and F1 are 0.
+
+    Raises:
+        ValueError: the answers are not to these questions.
+    """
+    same_number(len(answers), len(asked), f"pope/{split}")
+    for answer, row in zip(answers, asked, strict=True):
+        # LLaVA adds its own request for a short answer after the question.
+        if "prompt" in answer and not one_line(answer["prompt"]).startswith(one_line(row["text"])):
+            raise ValueError(
+                f"pope/{split}: answer {answer.get('question_id')} is to {answer['prompt']!r}, but the label file asks "
+                f"{row['text']!r} in its place; the order differs, so answer this version of the benchmark again"
+            )
+    said = [verdict(answer["text"]) for answer in answers]
+    pairs = [(row["label"], verdict_) for row, verdict_ in zip(asked, said, strict=True)]
+    tp, fp = pairs.count(("yes", "yes")), pairs.count(("no", "yes"))
+    tn, fn = pairs.count(("no", "no")), pairs.count(("yes", "no"))
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    return {
+        "accuracy": (tp + tn) / len(pairs),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        "yes_ratio": said.count("yes") / len(said),  # of the predictions; the truth's own share says nothing of a model
+    }
+
+
+def labels(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of the split's label file, `<name>_pope_<split>.json`.
+
+    Raises:
+        ValueError: there is none, there are several, or a label is neither yes nor no.
+    """
+    found = sorted(folder.glob(f"*_pope_{split}.json"))
+    if len(found) != 1:
+        wanted(folder / f"coco_pope_{split}.json", NAME)
+        raise ValueError(f"{folder} must hold one file *_pope_{split}.json, got {[path.name for path in found]}")
+    rows = read_jsonl(found[0])
+    if not rows or (strange := {row.get("label") for row in rows} - {"yes", "no"}):
+        raise ValueError(f"{found[0]}: every row needs a label yes or no, got {strange if rows else 'no rows'}")
+    return rows
+
+
+def _mean_of_splits(sums: Floats, name: str) -> Floats:
+    values = []
+    for place in range(len(SPLITS)):
+        tp, fn, fp, tn = (sums[..., 4 * place + offset] for offset in range(4))
+        asked = tp + fn + fp + tn
+        over, under = {
+            "f1": (2 * tp, 2 * tp + fp + fn),
+            "accuracy": (tp + tn, asked),
+            "yes_ratio": (tp + fp, asked),
+        }[name]
+        values.append(ratio(over, under))
+    return np.mean(values, axis=0)
