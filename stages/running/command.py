@@ -45,7 +45,8 @@ def params_of(stage: Callable[..., None]) -> type[Section]:
     """The `Params` class of a stage function: the annotation of its first argument."""
     first = next(iter(inspect.signature(stage).parameters))
     kind = get_type_hints(stage)[first]
-    assert isinstance(kind, type) and issubclass(kind, Section), f"{stage.__name__}: first argument must be its Params"
+    assert inspect.isclass(kind), f"{stage.__name__}: first argument must be its Params, got {kind}"
+    assert issubclass(kind, Section), f"{stage.__name__}: first argument must be its Params, got {kind}"
     return kind
 
 

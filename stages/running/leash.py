@@ -2,11 +2,14 @@
 
 A killed `dvc repro` leaves its child running. The next run would delete the outputs and start a twin beside the orphan,
 and the two would write into each other. So an orphan ends itself, and a newcomer waits until it has.
+
+`python -m stages.running.leash MODULE ARGUMENTS…` runs another module on the same leash.
 """
 
 import contextlib
 import fcntl
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -26,28 +29,54 @@ def follow_parent() -> None:
     A shell between the two (`sh -c "python -m stages.train"`) is looked through: it would outlive a killed dvc.
     Watching instead of Linux's parent-death signal, because that cannot see past the shell and does not exist elsewhere.
     """
-    starter = _starter()
+    try:
+        starter, ours = _descent()
+        adopted = starter is not None and _is_adopter(starter, ours)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        _end("the process that started this one is gone")
+        return
+    if adopted:
+        _end("the process that started this one was gone before this one was ready")
     if starter is not None:
         threading.Thread(target=_watch, args=(starter,), daemon=True, name="leash").start()
 
 
-def _starter() -> psutil.Process | None:
-    process = psutil.Process().parent()
-    while process is not None:
+def _descent() -> tuple[psutil.Process | None, list[psutil.Process]]:
+    """The starter (None: nobody we can see), and this process after the shells between the two."""
+    ours = [psutil.Process()]
+    while (parent := ours[0].parent()) is not None:
         try:
-            is_shell = process.name() in SHELLS and "-c" in process.cmdline()
-        except psutil.Error:
-            return process
+            is_shell = parent.name() in SHELLS and "-c" in parent.cmdline()
+        except psutil.AccessDenied:
+            is_shell = False
         if not is_shell:
-            return process
-        process = process.parent()
-    return None
+            return parent, ours
+        ours.insert(0, parent)
+    return None, ours
+
+
+def _is_adopter(starter: psutil.Process, ours: list[psutil.Process]) -> bool:
+    """Whether `starter` only took us in, because who started us died while we were still importing.
+
+    An adopter sits in another session than its charges, unless they opened one of their own; inside a container it may
+    sit in the same one, but then it is process 1, and not a Python program as DVC is.
+    """
+    leads_session = any(os.getsid(process.pid) == process.pid for process in ours)
+    if not leads_session and os.getsid(starter.pid) != os.getsid(0):
+        return True
+    started_by_dvc = "DVC_STAGE" in os.environ
+    return started_by_dvc and starter.pid == 1 and not any("python" in word for word in starter.cmdline()[:1])
 
 
 def _watch(starter: psutil.Process) -> None:
     while starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
         time.sleep(LOOK_EVERY_SECONDS)
-    print(f"the process that started this one (pid {starter.pid}) is gone; ending too", file=sys.stderr, flush=True)
+    _end(f"the process that started this one (pid {starter.pid}) is gone")
+
+
+def _end(reason: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone too
+        print(f"{reason}; ending too", file=sys.stderr, flush=True)
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
@@ -62,6 +91,12 @@ def alone(name: str, work: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{name}: another run of this stage is alive; waiting for it to end", file=sys.stderr, flush=True)
+            print(f"{name}: another run of this is alive; waiting for it to end", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    follow_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,71 @@
+"""What a run leaves in Prefect's UI: the scores, the funnel of rows, and links to the report and to MLflow."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from stages.corpus import ledger
+
+REPORT = Path("data/evaluate/report.html")
+REPORT_URL, MLFLOW_URL = "TANDEM_REPORT_URL", "TANDEM_MLFLOW_URL"
+"""Names of the environment variables in which `make ui` says where it serves the two."""
+
+
+def leave_artifacts(root: Path) -> None:
+    """Create an artifact for each result that is there; a run of a few stages may have made none."""
+    scores = root / "data/evaluate/scores.json"
+    if scores.is_file():
+        table = score_table(json.loads(scores.read_text(encoding="utf-8")))
+        create_table_artifact(table, key="scores", description="Scores of each model, by benchmark and metric")
+    rows = funnel(root / "data")
+    if rows:
+        create_table_artifact(rows, key="funnel", description="Source rows by the stage and state they ended in")
+    if (root / REPORT).is_file():
+        link = os.environ.get(REPORT_URL) or (root / REPORT).as_uri()
+        create_link_artifact(link, link_text="report", key="report", description="The report of this run")
+    if MLFLOW_URL in os.environ:
+        create_link_artifact(os.environ[MLFLOW_URL], link_text="MLflow", key="mlflow", description="Runs and models")
+
+
+def score_table(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """{model: {benchmark: {metric: value}}} → a row per benchmark and metric, a column per model."""
+    rows: dict[str, dict[str, Any]] = {}
+    for model, benchmarks in scores.items():
+        for name, value in _leaves(benchmarks):
+            shown = round(value, 4) if isinstance(value, float) else value
+            rows.setdefault(name, {"score": name})[model] = shown
+    return list(rows.values())
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name} {key}".strip())
+    else:
+        yield name, value
+
+
+def funnel(data: Path) -> list[dict[str, Any]]:
+    """A row per stage and state of the ledgers, a column per source; empty until `render` has closed the ledger."""
+    parts = [sorted(data.glob("ingest/*/ledger.parquet"))]
+    parts += [[data / stage / "ledger.parquet"] for stage in ("validate", "curate", "render")]
+    if not all(part and all(path.is_file() for path in part) for part in parts):
+        return []
+    lines = ledger.join([[line for path in part for line in ledger.read(path)] for part in parts])
+    count = Counter((line.state, line.source) for line in lines)
+    sources = sorted({line.source for line in lines})
+    return [
+        {
+            "ended in": stage,
+            "as": state,
+            **{source: count[state, source] for source in sources},
+            "all": sum(count[state, source] for source in sources),
+        }
+        for state, stage in ledger.STATES.items()
+        if any(count[state, source] for source in sources)
+    ]

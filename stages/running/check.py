@@ -1,0 +1,99 @@
+"""Find every fault of params.yaml that can be seen before anything runs: `python -m stages.running.check`.
+
+A stage checks its own section when its turn comes; here all are checked at once, so that a misspelt key of the last stage
+does not show up after hours of training.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.running.command import params_of
+from stages.running.section import read_params, section_of
+
+
+def main() -> int:
+    """Print all faults, or what was found sound; the exit status is 2 when there are faults."""
+    parser = argparse.ArgumentParser(prog="python -m stages.running.check", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file (params.yaml)")
+    parser.add_argument("--graph", type=Path, default=Path("dvc.yaml"), help="the graph (dvc.yaml)")
+    arguments = parser.parse_args()
+    found = faults(arguments.params, arguments.graph)
+    if found:
+        print("\n".join(["nothing was run; first mend:", *(f"- {fault}" for fault in found)]), file=sys.stderr)
+        return 2
+    print(f"{arguments.params}: every section is sound")
+    return 0
+
+
+def faults(params: Path, graph: Path) -> list[str]:
+    """What is wrong, a fault an entry, each with what was given, what is wanted, and where."""
+    try:
+        sections = read_params(params)
+        stages = _stages(graph)
+    except ValueError as error:
+        return [str(error)]
+    found = [
+        f"{params} has a section '{name}:' but {graph} has no such stage; it has {', '.join(stages)}"
+        for name in sections
+        if name not in stages
+    ]
+    for stage in stages:
+        module = importlib.import_module(f"stages.{stage}")
+        try:
+            section_of(params_of(getattr(module, stage)), stage, sections, params)
+        except ValueError as error:
+            found.append(str(error))
+    return found + _missing_sources(sections, params) + _torn(graph.parent)
+
+
+def _stages(graph: Path) -> list[str]:
+    if not graph.is_file():
+        raise ValueError(f"there is no {graph} here; run from the project's folder")
+    return list(yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"])
+
+
+def _missing_sources(sections: dict[str, Any], params: Path) -> list[str]:
+    """A fault for every source folder that is not there and that no stage makes."""
+    ingest = sections.get("ingest")
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    folders = {
+        name: source["folder"]
+        for name, source in (sources.items() if isinstance(sources, dict) else ())
+        if isinstance(source, dict) and isinstance(source.get("folder"), str)
+    }
+    return [
+        f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
+        "correct it there, or put the data where it points"
+        for name, folder in folders.items()
+        if not Path(folder).is_dir() and Path(folder).parts[:1] != ("data",)
+    ]
+
+
+def _torn(root: Path) -> list[str]:
+    """A fault for each of DVC's files that a kill has cut in two while DVC wrote it; none holds what DVC cannot redo."""
+    found = []
+    lock, rwlock = root / "dvc.lock", root / ".dvc" / "tmp" / "rwlock"
+    remedy = "delete it and go on: what was run before is taken from DVC's cache"
+    if lock.is_file():
+        try:
+            whole = isinstance(yaml.safe_load(lock.read_text(encoding="utf-8")), dict)
+        except (yaml.YAMLError, UnicodeDecodeError):
+            whole = False
+        if not whole:
+            found.append(f"{lock} was cut off by a kill; {remedy}")
+    if rwlock.is_file():
+        try:
+            json.loads(rwlock.read_text(encoding="utf-8") or "{}")
+        except ValueError:
+            found.append(f"{rwlock} was cut off by a kill; {remedy}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
