@@ -1,0 +1,69 @@
+"""The human-labelled tasks, in Vision-Flan's pre-format."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import Any
+
+from stages.collection.album import Album
+from stages.collection.digits import Digit
+from stages.collection.families import imagined, tasks
+from stages.collection.scene import Ask, Coins, Scene
+
+
+def scenes(seed: int, composed: int, scans: Iterable[int]) -> Iterator[tuple[Scene, Random]]:
+    """Each of `scans` once, then `composed` scenes.
+
+    A scan is drawn once and never again in another ink, or a split by picture would let one scan into both parts.
+    """
+    for scan in scans:
+        draw = Random(f"{seed}/digit/{scan}")
+        yield Digit.of(scan, draw), draw
+    yield from imagined(seed, "tasks", composed)
+
+
+def rows(scenes: Iterable[tuple[Scene, Random]], album: Album | None) -> list[dict[str, Any]]:
+    """One row per example, with exactly as many Yes as No in each judgement; pictures go into `album`.
+
+    >>> rows(…)[1]
+    {"instance_id": "digits+parity+0", "task_name": "digits+parity", "dataset_name": "digits", "img_path": "…png",
+     "input_text": None, "options": ["even", "odd"], "raw_output": "even", "output": "(a) even"}
+    """
+    coins = Coins()
+    made: list[dict[str, Any]] = []
+    numbers: Counter[str] = Counter()
+    for scene, draw in scenes:
+        asks = scene.asks(draw, coins)
+        name = album.add(scene) if album else ""
+        for ask in asks:
+            made.append(_row(ask, numbers[ask.task], name))
+            numbers[ask.task] += 1
+    # Answers come in pairs of one Yes and one No: only a last one without its partner is over.
+    over = {f"{task}+{count - 1}" for task, count in numbers.items() if tasks()[task].kind == "judgement" and count % 2}
+    return [row for row in made if row["instance_id"] not in over]
+
+
+def _row(ask: Ask, number: int, image: str) -> dict[str, Any]:
+    return {
+        "instance_id": f"{ask.task}+{number}",
+        "task_name": ask.task,
+        "dataset_name": ask.task.partition("+")[0],
+        "img_path": image,
+        "input_text": ask.input or None,
+        "options": list(ask.options) or None,
+        "raw_output": ask.answer,
+        "output": lettered(ask.options, ask.answer) if ask.options else ask.answer,
+    }
+
+
+def lettered(options: tuple[str, ...], answer: str) -> str:
+    """`(b) blue`."""
+    return f"({'abcdefgh'[options.index(answer)]}) {answer}"
+
+
+def instructions() -> dict[str, dict[str, Any]]:
+    """The instruction file beside the rows."""
+    return {
+        name: {"domain": task.domain, "kind": task.kind, "instructions": list(task.instructions)}
+        for name, task in sorted(tasks().items())
+    }

@@ -1,0 +1,94 @@
+"""Draw the embedded collection: human-labelled tasks, captions, chats and benchmarks, in the upstream formats.
+
+Nothing can be downloaded at run time, so the default run makes its own data, and in the formats of the real ones, so that
+it takes the same road as a user's.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stages.collection import benchmarks, digits, human, mmbench, synthesized
+from stages.collection.album import Album
+from stages.collection.scene import Scene
+from stages.running import command
+from stages.running.command import Out
+from stages.running.section import Section
+
+
+class Params(Section):
+    """What `sample` draws."""
+
+    seed: int
+    """Draws everything but the cut of the digits: same seed, same bytes."""
+    scenes: int
+    """Composed pictures behind the human-labelled tasks, beside one picture for each digit not held out."""
+    digits_held_out: int
+    """How many of scikit-learn's 1,797 handwritten digits only benchmarks may show."""
+    captions: int
+    """Pictures with a caption."""
+    chats: int
+    """Synthesized rows in LLaVA's format; about four are behind one picture."""
+    benchmark_images: int
+    """Pictures per benchmark, and questions of the multiple-choice one before rotation."""
+
+
+def sample(params: Params, collection: Out) -> None:
+    """Write `tasks/`, `captions/`, `chats/` and `benchmarks/` below `collection`."""
+    _refuse_nothing(params)
+    known, held_out = digits.scans(params.digits_held_out)
+    albums = [
+        _tasks(params, known, collection / "tasks"),
+        _captions(params, known, collection / "captions"),
+        _chats(params, known, collection / "chats"),
+    ]
+
+    def shown(scene: Scene) -> bool:
+        return any(album.has(scene) for album in albums)
+
+    folder = collection / "benchmarks"
+    benchmarks.mme(folder / "mme", params.seed, params.benchmark_images, shown)
+    benchmarks.pope(folder / "pope", params.seed, params.benchmark_images, shown)
+    mmbench.write(folder / "mmbench", params.seed, params.benchmark_images, shown)
+    benchmarks.llava_bench(folder / "llava_bench", params.seed, params.benchmark_images, shown)
+    benchmarks.forgetting(folder / "forgetting", params.seed, params.benchmark_images, held_out, shown)
+
+
+def _tasks(params: Params, scans: list[int], folder: Path) -> Album:
+    album = Album()
+    _write(folder / "annotations.json", human.rows(human.scenes(params.seed, params.scenes, scans), album))
+    _write(folder / "instructions.json", human.instructions())
+    album.write_zip(folder / "images.zip")
+    return album
+
+
+def _captions(params: Params, scans: list[int], folder: Path) -> Album:
+    album = Album()
+    scenes = synthesized.scenes(params.seed, "captions", scans, params.captions)
+    _write(folder / "annotations.json", synthesized.captions(scenes, album))
+    album.write_folder(folder / "images")
+    return album
+
+
+def _chats(params: Params, scans: list[int], folder: Path) -> Album:
+    album = Album()
+    scenes = synthesized.scenes(params.seed, "chats", scans, params.chats)
+    _write(folder / "annotations.json", synthesized.chats(scenes, album, params.chats))
+    album.write_zip(folder / "images.zip")
+    return album
+
+
+def _refuse_nothing(params: Params) -> None:
+    for name in ("scenes", "captions", "chats", "benchmark_images"):
+        given = getattr(params, name)
+        if given < 1:
+            raise ValueError(f"sample.{name} must be 1 or more, got {given}; change it in params.yaml")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command.run(sample)
