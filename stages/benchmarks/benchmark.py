@@ -22,7 +22,7 @@ class Item:
     task: str
     kind: str
     image: str
-    """The picture's path below the benchmarks' folder, or its sha256; questions about one picture are one cluster."""
+    """The picture's path below the benchmarks' folder, or its sha256; empty where there is none."""
     text: str
     """What is asked, without `<image>`."""
     truth: str
@@ -56,26 +56,39 @@ class Result:
     marked: list[Marked]
     figures: dict[str, Figure]
     """The figures that get an interval, over the rows of `marked`."""
+    best: float = 1.0
+    """What the headline figure is at best; an answer can be judged better than its reference, so not always the most."""
     reviews: list[dict[str, Any]] = field(default_factory=list)
     """What a judge said, in the official review format; empty where no judge was asked."""
 
+    @property
+    def clusters(self) -> list[str]:
+        """What rises and falls together: the questions about one picture; a question without a picture stands alone."""
+        return [line.image or f"item {line.item}" for line in self.marked]
 
-class Benchmark(Protocol):
-    """The functions of a benchmark's module."""
+
+ASKED = "asked.json"
+"""Beside a model's answers: {"model", "models"}, which model it is and which are asked with it, in their order."""
+
+
+class Scored(Protocol):
+    """A module that writes down and scores answers."""
 
     HEADLINE: str
     """The one of its figures that stands for it in tables and plots."""
-    FULL_MARKS: float
-    """What the headline figure is at best, per task where it is a sum over tasks."""
-
-    def questions(self, folder: Path) -> list[Item]:
-        """The questions of the benchmark in `folder`, in the order of its files."""
 
     def write(self, folder: Path, model: str, items: Sequence[Item], answers: Sequence[str]) -> None:
         """Write `answers` to `items` below `folder`, as the official code wants predictions."""
 
     def score(self, predictions: Path, reference: Path, judge: Judge) -> Result:
         """Mark the predictions that `write` made against the benchmark in `reference`."""
+
+
+class Benchmark(Scored, Protocol):
+    """A benchmark's module."""
+
+    def questions(self, folder: Path) -> list[Item]:
+        """The questions of the benchmark in `folder`, in the order of its files."""
 
 
 def wanted(path: Path, benchmark: str) -> Path:

@@ -14,8 +14,7 @@ from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import mean_over_groups
 
 NAME = "forgetting"
-HEADLINE = "average"
-FULL_MARKS = 1.0
+HEADLINE = "accuracy"
 NUMBER_WORDS = {
     word: str(number)
     for number, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))
@@ -87,7 +86,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
     tasks = [line.task for line in marked]
     average = mean_over_groups(scores, tasks, sorted(labels))
     by_set = {one: mean_over_groups(scores, tasks, [one]).value() for one in sorted(labels)}
-    return Result({"average": average.value(), "tasks": by_set}, marked, {"average": average})
+    return Result({"accuracy": average.value(), "tasks": by_set}, marked, {"accuracy": average})
 
 
 def named(answer: str, labels: Sequence[str]) -> set[str]:

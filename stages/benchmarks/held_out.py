@@ -22,7 +22,6 @@ from stages.corpus.images import read_images, stores
 
 NAME = "held_out"
 HEADLINE = "macro"
-FULL_MARKS = 1.0
 BOX = re.compile(r"\[\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*\]")
 OPTION = re.compile(r"^\(?([a-z])[).:](?:\s+|$)(.*)$", re.DOTALL)
 
@@ -45,8 +44,7 @@ def questions(held_out: Path, ingested: Path) -> list[Item]:
                 id=f"{row.source}/{row.row}",
                 task=row.task,
                 kind=row.kind,
-                # A row without a picture shares none: it is a cluster of its own.
-                image=row.images[0] if row.images else f"{row.source}/{row.row}",
+                image=row.images[0] if row.images else "",
                 text=row.turns[0].text.replace(IMAGE, "").strip(),
                 truth=row.turns[1].text,
                 picture=partial(pictures.__getitem__, row.images[0]) if row.images else None,

@@ -14,7 +14,6 @@ from stages.benchmarks.statistics import Figure, ratio
 
 NAME = "llava_bench"
 HEADLINE = "relative"
-FULL_MARKS = 100.0
 KINDS = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
 NO_VERDICT = [-1, -1]
 """What the official review format says of a review that could not be read."""
@@ -98,7 +97,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         marked.append(Marked(row["category"], kind, image, str(name), case.question, case.reference, case.answer, mark))
         parts.append(verdict.scores or (0.0, 0.0))
     figure = Figure(np.array(parts, dtype=float), lambda sums: 100 * ratio(sums[..., 1], sums[..., 0]))
-    return Result(summary(reviews), marked, {"relative": figure}, reviews)
+    return Result(summary(reviews), marked, {"relative": figure}, best=100.0, reviews=reviews)
 
 
 def summary(reviews: Sequence[dict[str, Any]]) -> dict[str, Any]:

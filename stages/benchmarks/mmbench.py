@@ -19,8 +19,7 @@ from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import mean_of
 
 NAME = "mmbench"
-HEADLINE = "overall"
-FULL_MARKS = 1.0
+HEADLINE = "accuracy"
 FILE = "mmbench.tsv"
 ROTATION = 1_000_000
 """Rotation k of question n has the index n + k × this."""
@@ -96,14 +95,14 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         )
     hits = [line.score for line in marked]
     official: dict[str, Any] = {
-        "overall": sum(hit or 0.0 for hit in hits) / len(hits),
+        "accuracy": sum(hit or 0.0 for hit in hits) / len(hits),
         "single": sum(right_rows) / len(right_rows),
         "tasks": {
             task: _mean([line.score or 0.0 for line in marked if line.task == task])
             for task in sorted({line.task for line in marked})
         },
     }
-    return Result(official, marked, {"overall": mean_of(hits)})
+    return Result(official, marked, {"accuracy": mean_of(hits)})
 
 
 def options(row: Mapping[str, str]) -> dict[str, str]:

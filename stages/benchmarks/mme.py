@@ -18,7 +18,6 @@ from stages.benchmarks.statistics import Figure, Floats, ratio
 
 NAME = "mme"
 HEADLINE = "total"
-FULL_MARKS = 200.0
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
 )  # fmt: skip
@@ -103,7 +102,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         "other": answers.count("other"),
         "tasks": {task: figure["score"] for task, figure in by_task.items()},
     }
-    return Result(official, marked, figures)
+    return Result(official, marked, figures, best=200.0 * len(tasks))
 
 
 def verdict(answer: str) -> str:

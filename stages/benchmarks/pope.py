@@ -13,7 +13,6 @@ from stages.benchmarks.statistics import Figure, Floats, ratio
 
 NAME = "pope"
 HEADLINE = "f1"
-FULL_MARKS = 1.0
 SPLITS = ("random", "popular", "adversarial")
 
 

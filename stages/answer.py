@@ -1,0 +1,60 @@
+"""Ask one model every benchmark's questions; the answers lie in the benchmarks' own prediction formats."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from stages.benchmarks import BENCHMARKS, held_out
+from stages.benchmarks.benchmark import ASKED, SHORT_KINDS, Item, Scored
+from stages.models.answering import Answerer, Question
+from stages.running import command
+from stages.running.command import Out
+from stages.running.section import Section
+
+
+class Params(Section):
+    """The `answer` section of params.yaml."""
+
+    models: list[str]
+    """The models to ask, by the stage that makes each, from the first to the last."""
+    device: Literal["auto", "cpu", "cuda"]
+    """auto takes a GPU where there is one."""
+    threads: int
+    """CPU threads; another number can give other last bits, and so now and then another word."""
+    precision: Literal["bf16", "fp32"]
+    """Numbers the model computes with; fp32 answers the same in a batch as alone."""
+    batch: int
+    """Questions in one generate call."""
+    short_tokens: int
+    """Longest answer to a short, choice or judgement question, in tokens."""
+    long_tokens: int
+    """Longest answer to any other question, in tokens."""
+
+
+def answer(
+    params: Params, model: str, folder: Path, benchmarks: Path, held_out_rows: Path, ingested: Path, answers: Out
+) -> None:
+    """Let the model in `folder` answer the benchmarks in `benchmarks` and the held-out rows."""
+    if model not in params.models:
+        raise ValueError(f"answer.models in params.yaml does not name {model}; it names {', '.join(params.models)}")
+    asked = {name: benchmark.questions(benchmarks / name) for name, benchmark in BENCHMARKS.items()}
+    asked[held_out.NAME] = held_out.questions(held_out_rows, ingested)
+    questions = [_question(item, params) for items in asked.values() for item in items]
+    answerer = Answerer(folder, params.device, params.threads, params.precision, params.batch)
+    said = iter(answerer.answer(questions))
+    writers: dict[str, Scored] = {**BENCHMARKS, held_out.NAME: held_out}
+    for name, items in asked.items():
+        writers[name].write(answers / name, model, items, [next(said) for _ in items])
+    (answers / ASKED).write_text(json.dumps({"model": model, "models": params.models}) + "\n", encoding="utf-8")
+
+
+def _question(item: Item, params: Params) -> Question:
+    return Question(
+        image=item.picture() if item.picture else None,
+        text=item.text,
+        max_new_tokens=params.short_tokens if item.kind in SHORT_KINDS else params.long_tokens,
+    )
+
+
+if __name__ == "__main__":
+    command.run(answer)
