@@ -1,0 +1,56 @@
+"""What a picture's bytes hold: its size, and whether all of the picture is there."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from PIL import Image, ImageFile
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats a picture may have. Pillow knows more, and some of those start other programs to draw them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a picture found; `whole` is None where its size forbids to decode it."""
+
+    whole: bool | None
+    width: int | None
+    height: int | None
+
+
+def look(content: bytes, max_side: int) -> Look:
+    """Open `content` and decode it to the last pixel, unless a side is over `max_side` (a bomb is known by its header)."""
+    with _plainly():
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                width, height, checksums = *image.size, image.format == "PNG"
+            if max(width, height) > max_side:
+                return Look(None, width, height)
+            if checksums:
+                # Decoding alone passes over PNG's checksums, so a flipped bit would pass as a picture.
+                with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                    image.verify()
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                image.convert("RGB")
+        except Exception:
+            # Pillow's decoders raise nearly everything on broken files: OSError, SyntaxError, struct.error, ValueError, …
+            return Look(False, None, None)
+    return Look(True, width, height)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Pillow without its own limit on size (`look` has one), without patience for cut-off files, and without remarks."""
+    Image.init()
+    assert set(FORMATS) <= Image.OPEN.keys(), "Pillow was built without one of the formats"
+    limit, patient = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, patient
