@@ -60,9 +60,9 @@ def whisker(
     return _row(parts, tone, label or number(value))
 
 
-def axis(span: tuple[float, float], marks: Sequence[float], digits: int) -> Markup:
-    """The labels of an axis that `whisker` rows share."""
-    labels = [Markup('<span style="left:{}">{}</span>').format(_at(mark, span), number(mark, digits)) for mark in marks]
+def axis(span: tuple[float, float], marks: Sequence[float], digits: int, scale: float = 1) -> Markup:
+    """The labels of an axis that `whisker` rows share, told `scale` times as large: 100 for percent."""
+    labels = [Markup('<span style="left:{}">{}</span>').format(_at(mark, span), number(scale * mark, digits)) for mark in marks]
     return Markup('<div class="axis" aria-hidden="true">{}</div>').format(Markup("").join(labels))
 
 
@@ -72,7 +72,7 @@ def line_chart(
     x_label: str,
     y_label: str,
     span: tuple[float, float] | None = None,
-    digits: int = 1,
+    digits: int = 0,
     label: str = "",
 ) -> Markup:
     """Lines over a common x; `span` fixes the y axis, so that charts beside each other can be compared."""
@@ -88,7 +88,7 @@ def line_chart(
         places = " ".join(f"{1000 * (x - left) / wide:.1f},{1000 * (top - y) / tall:.1f}" for x, y in kept)
         return Markup('<polyline class="line tone-{}{}" points="{}"/>').format(one.tone, " faint" if one.faint else "", places)
 
-    y_marks, x_marks = ticks(bottom, top, 4), ticks(left, right, 3)
+    y_marks, x_marks = ticks(bottom, top, 4), ticks(left, right, 4)
     return Markup(
         '<figure class="chart" role="img" aria-label="{label}"><div class="y-name">{y_label}</div><div class="plot">'
         '<div class="y-axis" aria-hidden="true">{y_axis}</div>'

@@ -18,12 +18,14 @@ STORIES = {
 }
 A_STORY = 3
 """Questions of one benchmark shown per story."""
-A_TASK = 1
-"""Of the benchmark with the most tasks: questions of one task shown per story."""
+A_TASK = 2
+"""Questions shown of each task of the benchmark with the most tasks, of different stories where there are any."""
 HALF = 0.5
 """A graded answer counts as right from this score on."""
 LONGEST_TEXT = 420
 """Characters of a question or an answer that are shown."""
+LONGEST_BESIDE = 48
+"""Characters up to which answers stand beside each other; longer ones stand below each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,11 @@ class Asked:
             return "always" if all(right) else "learned"
         return "lost" if any(right) else "never"
 
+    @property
+    def is_long(self) -> bool:
+        """Whether its answers are too long to stand beside each other."""
+        return max(map(len, [self.truth, *(answer.text for answer in self.answers)])) > LONGEST_BESIDE
+
 
 def read_items(path: Path) -> list[dict[str, Any]]:
     """The lines of items.parquet."""
@@ -97,15 +104,18 @@ def chosen(questions: Sequence[Asked], seed: int) -> list[Asked]:
     for question in questions:
         tasks[question.benchmark].add(question.task)
     widest = max(tasks, key=lambda benchmark: (len(tasks[benchmark]), benchmark)) if tasks else ""
-    groups: dict[tuple[str, str, str], list[Asked]] = defaultdict(list)
-    for question in questions:
-        task = question.task if question.benchmark == widest else ""
-        groups[question.benchmark, task, question.story].append(question)
-    shown = []
-    for (benchmark, _, _), group in sorted(groups.items()):
-        drawn = sorted(group, key=lambda question: _draw(seed, question))
-        shown.extend(drawn[: A_TASK if benchmark == widest else A_STORY])
-    return sorted(shown, key=lambda question: (question.benchmark, question.task, list(STORIES).index(question.story)))
+    groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
+    for question in sorted(questions, key=lambda question: _draw(seed, question)):
+        groups[question.benchmark, question.task if question.benchmark == widest else question.story].append(question)
+    shown: list[Asked] = []
+    for benchmark, name in sorted(groups):
+        group = groups[benchmark, name]
+        if benchmark == widest:
+            others = [question for question in group[1:] if question.story != group[0].story]
+            shown.extend([group[0], *(others or group[1:])][:A_TASK])
+        else:
+            shown.extend(group[:A_STORY])
+    return sorted(shown, key=lambda question: (question.benchmark, _draw(seed, question)))
 
 
 def short(text: object) -> str:

@@ -1,8 +1,10 @@
 """Pictures inside a page: their bytes as a data URI, made smaller where the page would grow heavy."""
 
 import base64
+import csv
+import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ LONGEST_SIDE = 256
 """In pixels; larger pictures are shown in that size."""
 HEAVIEST = 24 * 1024
 """In bytes; a heavier picture is stored as JPEG."""
+MOST_CELL = 2**30
+"""In characters: the longest cell of a table that may hold a picture."""
 PLAIN = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 """Formats that every browser shows as they are."""
 
@@ -49,19 +53,39 @@ def pictures(wanted: Iterable[str], ingested: Path, benchmarks: Path | None = No
     """The wanted pictures; those not found are left out.
 
     Args:
-        wanted: sha256 of pictures in the ingest stage's stores, or paths below the benchmarks' folder.
+        wanted: sha256 of pictures in the ingest stage's stores, or names that begin with a benchmark's folder.
         ingested: the ingest stage's folder, with a folder a source.
         benchmarks: the benchmarks' folder.
     """
-    names = sorted(set(wanted))
+    names = set(wanted)
     found = {digest: picture(content) for digest, content in read_images(stores(ingested), set(names))}
     if benchmarks is not None:
-        root = benchmarks.resolve()
-        for name in names:
-            path = (root / name).resolve()
-            if name not in found and "/" in name and path.is_relative_to(root) and path.is_file():
-                found[name] = picture(path.read_bytes())
+        rest = names - found.keys()
+        found |= {name: picture(path.read_bytes()) for name, path in _files(rest, benchmarks)}
+        found |= {name: picture(content) for name, content in _cells(rest - found.keys(), benchmarks)}
     return found
+
+
+def _files(names: Iterable[str], root: Path) -> Iterator[tuple[str, Path]]:
+    """Pictures that are files, named by their path below `root`."""
+    for name in sorted(names):
+        path = (root / name).resolve()
+        if path.is_file() and path.is_relative_to(root.resolve()):
+            yield name, path
+
+
+def _cells(names: Iterable[str], root: Path) -> Iterator[tuple[str, bytes]]:
+    """Pictures that are cells of a table (MMBench), named by the start of the hash of the cell's text."""
+    left = set(names)
+    csv.field_size_limit(MOST_CELL)
+    for path in sorted({table for name in left for table in (root / name.split("/")[0]).glob("*.tsv")}):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                cell = row.get("image") or ""
+                name = f"{path.parent.name}/{hashlib.sha256(cell.encode()).hexdigest()[:16]}"
+                if name in left:
+                    left.remove(name)
+                    yield name, base64.b64decode(cell)
 
 
 def _uri(mime: str, content: bytes) -> str:

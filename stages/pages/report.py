@@ -13,10 +13,10 @@ from stages.pages.funnel import funnels, read_ledgers
 from stages.pages.masks import Grove, grove
 from stages.pages.page import write_page
 from stages.pages.pictures import pictures
-from stages.pages.standing import Measure, TaskRow
+from stages.pages.standing import Measure
 
-MOST_TASKS = 48
-"""Tasks of one tuning stage whose examples are shown; a collection of hundreds is sampled."""
+MOST_TASKS = 96
+"""Tasks of one tuning stage whose examples are shown; of more, some are drawn."""
 SMOOTH = 0.04
 """Window of the bold line of a curve, as a share of its steps."""
 
@@ -40,7 +40,8 @@ def write(
     Args:
         path: the page to write.
         items: items.parquet, a line per model, benchmark and item.
-        scores: {model: {benchmark: {metric: value}}}; `<metric>_low` and `<metric>_high` beside a metric end its interval.
+        scores: {model: {benchmark: {metric: value}}}, models in the order in which they are told; beside a metric,
+            `<metric>_low` and `<metric>_high` end its interval and `<metric>_gain` tells it from the model before.
         ingested: data/ingest, for its ledgers and pictures.
         validated: data/validate, for its ledger.
         curated: data/curate, for its ledger.
@@ -51,9 +52,9 @@ def write(
         benchmarks: the benchmarks' folder, for the pictures of their questions.
     """
     answered = gallery.read_items(items)
-    models = standing.in_order([model for model in scores if any(item["model"] == model for item in answered)])
+    asked = {item["model"] for item in answered}
+    models = [model for model in scores if model in asked]
     measures = standing.measures(scores, models)
-    tasks = standing.task_rows(answered, models)
     groves = read_groves(rendered, list(curves), base_model, seed)
     questions = gallery.chosen(gallery.asked(answered, models), seed)
     shown = {one.image for one in questions} | {one.image for each in groves for one in (*each.shown, *each.whole)}
@@ -65,8 +66,8 @@ def write(
         told=told(measures, models),
         measures=measures,
         yes_ratios=standing.yes_ratios(scores, models),
-        tasks=tasks,
-        task_means=task_means(tasks, len(models)),
+        task_tables=standing.task_tables(answered, models),
+        named=standing.named,
         funnels=funnels(read_ledgers(ingested, validated, curated, rendered)),
         groves=groves,
         biggest=max(range(len(groves)), key=lambda place: groves[place].branches) if groves else 0,
@@ -88,13 +89,6 @@ def told(measures: list[Measure], models: list[str]) -> str:
         if measures[0].benchmark == standing.HELD_OUT
         else f"{measures[0].name} {went} from {measures[0].tell(first.value)} to {measures[0].tell(last.value)}."
     )
-
-
-def task_means(tasks: list[TaskRow], models: int) -> list[float | None]:
-    """The mean over tasks of each model's accuracy."""
-    columns = [[row.shares[place] for row in tasks] for place in range(models)]
-    known = [[share for share in column if share is not None] for column in columns]
-    return [sum(column) / len(column) if column else None for column in known]
 
 
 def read_groves(rendered: Path, stages: list[str], base_model: Path, seed: int) -> list[Grove]:

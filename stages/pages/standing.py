@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.pages.drawing import nice_span, ticks
-from stages.pages.wording import GAP, number, percent, title
+from stages.pages.wording import GAP, number, percent, signed, title
 
 CHAIN = ("base", "connect", "train", "align")
-"""The order in which a model comes to be; others follow in the order of their names."""
+"""Models that page.css has a colour for."""
 TONES = ("fifth", "sixth", "accent", "ink")
 """Colours of models that are not of the chain."""
 HELD_OUT = "held_out"
+RIGHT_OR_WRONG = ("judgement", "choice", "short")
+"""Kinds of answers that are either right or wrong."""
 LOW, HIGH = "_low", "_high"
 """`<metric>_low` and `<metric>_high` stand beside a metric: the ends of its 95 % interval."""
 MEASURES = (
     # benchmark, its metrics (the first that is there is shown), name, what it is
-    ("held_out", ("macro", "accuracy"), "Held-out tasks", "accuracy, each task counted alike"),
+    ("held_out", ("macro", "accuracy"), "Held-out tasks", "right answers in percent, each task counted alike"),
     ("mme", ("total",), "MME", "100 · (questions right + pictures wholly right), summed over its tasks"),
-    ("pope", ("f1", "accuracy"), "POPE", "F1 of asking for objects that are there and that are not"),
-    ("mmbench", ("accuracy",), "MMBench", "questions right in every order of their options"),
-    ("llava_bench", ("relative", "overall"), "LLaVA-Bench", "open questions, judged against the reference answers"),
-    ("forgetting", ("accuracy",), "Forgetting", "plain pictures named right: what must not get lost"),
+    ("pope", ("f1", "accuracy"), "POPE", "is it there? F1 in percent, mean of three ways to ask"),
+    ("mmbench", ("overall", "accuracy"), "MMBench", "questions right in every order of their options, in percent"),
+    (
+        "llava_bench",
+        ("relative", "overall"),
+        "LLaVA-Bench",
+        "open questions: what the judge gives, in percent of what it gives the reference answers",
+    ),
+    ("forgetting", ("average", "accuracy"), "Forgetting", "plain pictures named right, in percent: what must not get lost"),
 )
 
 
@@ -35,6 +42,10 @@ class Value:
     value: float
     low: float | None
     high: float | None
+    gain: float | None = None
+    """How much it lies above the model before; None for the first, or where it was not said."""
+    sure: bool = False
+    """Whether the interval of the gain leaves 0 out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,12 @@ class Measure:
             f"{number(scale * value.low, digits)} to {number(scale * value.high, digits)}{GAP + '%' if self.is_share else ''}"
         )
 
+    def gain(self, value: Value) -> str:
+        """The gain of `value` in words; empty where there is none."""
+        if value.gain is None:
+            return ""
+        return signed(100 * value.gain if self.is_share else value.gain, 1)
+
     def of(self, model: str) -> Value | None:
         """The value of `model`, or None."""
         return next((value for value in self.values if value.model == model), None)
@@ -102,9 +119,26 @@ class TaskRow:
     shares: tuple[float | None, ...]
 
 
-def in_order(models: Sequence[str]) -> list[str]:
-    """`models` as they come to be: those of the chain first."""
-    return sorted(models, key=lambda model: (CHAIN.index(model) if model in CHAIN else len(CHAIN), model))
+@dataclass(frozen=True, slots=True)
+class TaskTable:
+    """Tasks whose scores mean the same, with the mean over them."""
+
+    name: str
+    about: str
+    rows: tuple[TaskRow, ...]
+
+    @property
+    def size(self) -> int:
+        """How many tasks."""
+        return len(self.rows)
+
+    @property
+    def means(self) -> list[float | None]:
+        """The mean over tasks of each model's share."""
+        columns = [
+            [share for share in column if share is not None] for column in zip(*(row.shares for row in self.rows), strict=True)
+        ]
+        return [sum(column) / len(column) if column else None for column in columns]
 
 
 def tones(models: Sequence[str]) -> dict[str, str]:
@@ -140,7 +174,18 @@ def measure(
         if isinstance(here, Mapping) and _is_number(here.get(metric)):
             low, high = here.get(metric + LOW), here.get(metric + HIGH)
             known = _is_number(low) and _is_number(high)
-            values.append(Value(model, float(here[metric]), low if known else None, high if known else None))
+            gain, *ends = (here.get(f"{metric}_gain{end}") for end in ("", LOW, HIGH))
+            sure = all(map(_is_number, ends)) and (min(ends) > 0 or max(ends) < 0)
+            values.append(
+                Value(
+                    model,
+                    float(here[metric]),
+                    low if known else None,
+                    high if known else None,
+                    gain if _is_number(gain) else None,
+                    sure,
+                )
+            )
     return Measure(benchmark, metric, name, about, tuple(values))
 
 
@@ -153,6 +198,29 @@ def yes_ratios(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -
             truth = measure(scores, models, benchmark, "truth_yes_ratio", "", "").values
             found.append(YesRatio(benchmark, truth[0].value if truth else None, ratio.values))
     return found
+
+
+def task_tables(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskTable]:
+    """The held-out tasks, those that are right or wrong apart from those that are only more or less alike."""
+    rows = task_rows(items, models)
+    tables = [
+        TaskTable(
+            "Right or wrong",
+            "Short, choice and judgement answers: how many are right, in percent.",
+            tuple(row for row in rows if row.kind in RIGHT_OR_WRONG),
+        ),
+        TaskTable(
+            "More or less alike",
+            "Longer answers have no one right form: how far their words are those of the truth (F1), in percent.",
+            tuple(row for row in rows if row.kind not in RIGHT_OR_WRONG),
+        ),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def named(benchmark: str) -> str:
+    """The name of a benchmark as its authors write it."""
+    return next((name for known, _, name, _ in MEASURES if known == benchmark), title(benchmark))
 
 
 def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskRow]:

@@ -43,6 +43,9 @@ for (const section of document.querySelectorAll("[data-filtered]")) {
       card.hidden = !fits;
       left += fits;
     }
+    const chosen = choices.some((choice) => choice.value);
+    for (const rest of section.querySelectorAll("details[data-rest]")) rest.open = chosen;
+    for (const group of section.querySelectorAll("[data-group]")) group.hidden = !group.querySelector("[data-card]:not([hidden])");
     if (shown) shown.textContent = `${left} of ${cards.length} shown`;
   };
   choices.forEach((choice) => choice.addEventListener("change", apply));

@@ -202,7 +202,7 @@ def make_items(tasks: Any, digests: list[str], draw: random.Random) -> list[dict
 
 def make_scores(items: list[dict[str, Any]]) -> dict[str, Any]:
     scores: dict[str, Any] = {}
-    for model in sorted(MODELS):
+    for model in MODELS:
         mean = sum(item["score"] or 0 for item in items if item["model"] == model) / sum(
             item["model"] == model for item in items
         )
