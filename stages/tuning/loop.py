@@ -1,10 +1,10 @@
 """Tune a model on trees: load, freeze, order, train with checkpoints, merge, save. One loop for every stage that tunes."""
 
-import functools
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import mlflow
 import pandas as pd
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.models.loading import load_model, load_processor, resolve_device
 from stages.models.plan import apply_plan, trainable
@@ -27,6 +27,7 @@ from stages.tuning.data import Collator, Ordered, Pixels, order
 from stages.tuning.params import Tuning
 
 LOG_EVERY_STEPS = 10
+TUNED, WHOLE = "tuned.safetensors", "whole"
 
 
 def tune(
@@ -60,32 +61,60 @@ def tune(
         args=arguments(params, work, len(data), device),
         train_dataset=data,
         data_collator=collator,
+        callbacks=[MarkWhole()],
     )
-    if trainer.is_world_process_zero():
-        _resume_run(stage, params, work)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
-    if trainer.is_world_process_zero():
+    first = trainer.is_world_process_zero()
+    with tracked(stage, params, work) if first else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=last_whole(work))
+    if first:
         summary = summarise(trainer, trees, reason)
         save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
-        mlflow.end_run()
         shutil.rmtree(work)
 
 
 class TreeTrainer(Trainer):
-    """transformers' Trainer, with the order left to the data and checkpoints that can be resumed from."""
+    """transformers' Trainer, with the order left to the data, and checkpoints that hold just what is tuned, by name.
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        model = self.model
-        if isinstance(model, PreTrainedModel):
-            # Trainer saves under the key names of old checkpoints, but resumes by the model's own names without a word
-            # about those it cannot find: training would go on from the first weights. So save under the model's own.
-            model.save_pretrained = functools.partial(model.save_pretrained, save_original_format=False)
+    The stock checkpoint is silently wrong here twice: a LLaVA is saved under the key names of old checkpoints but resumed
+    by the model's own, and beside LoRA a part that is tuned in full is not saved at all. Both go on from first weights.
+    """
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tuned_tensors(self.model), folder / TUNED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        tensors = load_file(Path(resume_from_checkpoint) / TUNED)
+        mine = tuned_tensors(self.model if model is None else model)
+        assert tensors.keys() == mine.keys(), "a checkpoint of another plan; its digest should have told"
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
+
+
+class MarkWhole(TrainerCallback):
+    """Marks a checkpoint once all of it is written: what a kill left half done is never resumed from."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the Trainer when the checkpoint of this step is complete."""
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+def last_whole(work: Path) -> str | None:
+    """The newest checkpoint in `work` that was written to its end, if there is one."""
+    whole = [path.parent for path in work.glob(f"checkpoint-*/{WHOLE}")]
+    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
+def tuned_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """The parameters that are tuned, by name, sharing the model's memory."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingArguments:
@@ -140,16 +169,18 @@ def checkpoints(stage: str, params: Tuning, rendered: Path, base: Path) -> Path:
     return mine
 
 
-def _resume_run(stage: str, params: Tuning, work: Path) -> None:
-    """Start the MLflow run that the curves go to, or go on with the one a killed run began."""
+@contextlib.contextmanager
+def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
+    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
     use_tracking()
     begun = work / "mlflow_run_id"
     known = begun.read_text() if begun.exists() else None
-    run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage)
-    if not known:
-        begun.write_text(run.info.run_id)
-        mlflow.set_tag("stage", stage)
-        mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
+    with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
+        if not known:
+            begun.write_text(run.info.run_id)
+            mlflow.set_tag("stage", stage)
+            mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
+        yield
 
 
 def summarise(trainer: Trainer, trees: Sequence[Tree], reason: str | None) -> dict[str, Any]:
@@ -180,7 +211,6 @@ def curve_of(trainer: Trainer) -> pd.DataFrame:
 def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:
     """Write the model with LoRA merged in, its processor, and the list of what was tuned, as one transformers folder."""
     plain: PreTrainedModel = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
-    # The method of the class: the instance's was replaced, and the finished model has the key names other tools expect.
-    type(plain).save_pretrained(plain, folder)
+    plain.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

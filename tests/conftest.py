@@ -1,0 +1,71 @@
+"""What several tests share: a model small enough to build in a second, and one thread, so that tests do not wait for cores."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import stages  # sets the switches that libraries read at import
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+assert stages.QUIET
+
+TEXTS = [
+    "What colour is it? red green blue",
+    "Is it round? Yes No",
+    "Count the shapes. one two three",
+    "A long answer about it.",
+]
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[..., bytes]:
+    """A function that gives the bytes of a picture of one colour."""
+
+    def draw(colour: str, size: tuple[int, int] = (24, 24)) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", size, colour).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def _mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    # Made once for all tests: a new database takes two seconds.
+    mlflow.MlflowClient(tracking_uri=uri).create_experiment("tandem", artifact_location=(folder / "artifacts").as_uri())
+    return uri
+
+
+@pytest.fixture
+def mlflow_store(_mlflow_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an MLflow store that is the tests' own; `use_tracking` finds it."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _mlflow_database)
+    mlflow.set_tracking_uri(_mlflow_database)
+    yield _mlflow_database
+    while mlflow.active_run():
+        mlflow.end_run("KILLED")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random LLaVA of some 30,000 parameters that sees 16 x 16 pixels as four tokens."""
+    from stages.models.tiny import Tiny, build
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    sizes = Tiny(
+        image_size=16, patch_size=8, vision_width=16, vision_layers=2, text_width=32, text_layers=2, heads=2, vocabulary=320
+    )
+    build(sizes, 1, TEXTS, folder)
+    return folder

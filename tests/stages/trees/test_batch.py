@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.models.loading import load_model, load_processor
+from stages.trees.batch import additive, batch_trees, separate_rows
+from stages.trees.tree import Branch, Tree
+
+IMAGE_TOKENS = 4
+
+
+def branch(*ids: int, answer: int) -> Branch:
+    """A branch whose last `answer` tokens are supervised."""
+    return Branch("s", 0, "t", "short", ids, (False,) * (len(ids) - answer) + (True,) * answer)
+
+
+def trees(image_id: int) -> list[Tree]:
+    prefix = (3, *[image_id] * IMAGE_TOKENS)
+    several_turns = Branch(
+        "s",
+        1,
+        "t",
+        "conversation",
+        (20, 4, 21, 1, 3, 22, 4, 23, 24, 1),
+        (False, False, True, True) + (False,) * 3 + (True,) * 3,
+    )
+    return [
+        Tree(("a",), prefix, (branch(10, 11, 4, 12, 1, answer=2), branch(13, 4, 14, 15, 16, 1, answer=4), several_turns)),
+        Tree(("b",), prefix, (branch(30, 4, 31, 1, answer=2),)),
+        Tree((), (), (branch(3, 40, 41, 4, 42, 1, answer=2),)),
+    ]
+
+
+@pytest.fixture(scope="module", params=["eager", "sdpa"])
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> torch.nn.Module:
+    return load_model(tiny_model, attention=request.param).eval()
+
+
+def pixels(tree: Tree) -> torch.Tensor:
+    return torch.cat([torch.empty(0, 3, 16, 16)] + [torch.full((1, 3, 16, 16), 0.1 + ord(name) / 100) for name in tree.images])
+
+
+def forward(model: torch.nn.Module, given: list[Tree], scale: int) -> torch.Tensor:
+    batch = batch_trees(given, pad_id=0)
+    eager = model.config._attn_implementation == "eager"
+    shown = torch.cat([pixels(tree) for tree in given])
+    return model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=additive(batch.allowed, torch.float32) if eager else batch.allowed,
+        pixel_values=shown if len(shown) else None,
+        logits_to_keep=batch.asked,
+        labels=batch.labels,
+        shift_labels=batch.labels,
+        num_items_in_batch=torch.tensor(scale),
+    )
+
+
+def gradient(model: torch.nn.Module) -> torch.Tensor:
+    parts = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return torch.cat(parts)
+
+
+def test_a_batch_of_trees_has_the_loss_and_the_gradient_of_separate_unpadded_rows(model, tiny_model):
+    given = trees(load_processor(tiny_model).image_token_id)
+    supervised = sum(sum(one.supervised) for tree in given for one in tree.branches)
+
+    together = forward(model, given, supervised).loss
+    together.backward()
+    tree_gradient = gradient(model)
+    apart = sum(forward(model, [row], supervised).loss for tree in given for row in separate_rows(tree))
+    apart.backward()
+    row_gradient = gradient(model)
+
+    assert together.item() == pytest.approx(apart.item(), rel=1e-6)
+    assert (tree_gradient - row_gradient).norm() <= 1e-6 * row_gradient.norm()
+
+
+def test_a_row_of_a_tree_is_what_the_model_sees_without_any_tree_mask(model, tiny_model):
+    row = separate_rows(trees(load_processor(tiny_model).image_token_id)[0])[1]
+    ids = torch.tensor([row.prefix + row.branches[0].ids])
+
+    plain = model(input_ids=ids, pixel_values=pixels(row), attention_mask=torch.ones_like(ids)).logits[0]
+    asked = batch_trees([row], 0).asked[0]
+
+    torch.testing.assert_close(forward(model, [row], 1).logits, plain[asked], rtol=0, atol=1e-5)
+
+
+def test_changing_one_branch_leaves_the_logits_of_its_siblings_unchanged(model, tiny_model):
+    first = trees(load_processor(tiny_model).image_token_id)[0]
+    changed = Tree(first.images, first.prefix, (branch(50, 51, 4, 52, 1, answer=2), *first.branches[1:]))
+    own = sum(first.branches[0].supervised)
+
+    before, after = forward(model, [first], 1).logits, forward(model, [changed], 1).logits
+
+    assert torch.equal(before[own:], after[own:])
+    assert not torch.equal(before[:own], after[:own])
+
+
+def test_the_worked_example_of_the_module(tiny_model):
+    tree = Tree((), (1, 2), (branch(3, 4, answer=1), branch(5, 6, 7, answer=2)))
+
+    batch = batch_trees([tree], pad_id=0)
+
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4]]
+    assert batch.labels.tolist() == [4, 6, 7]
+    assert batch.asked[0].nonzero().flatten().tolist() == [2, 4, 5]
+    assert batch.allowed[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [1, 1, 0, 0, 1, 1, 1],
+    ]

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stages.corpus.example import Turn
+from stages.models.loading import load_processor
+from stages.trees.certificate import prove
+from stages.trees.chat import Chat, Unproved, image_first
+
+PICTURE = Image.new("RGB", (30, 20))
+SINGLE = (Turn("user", "<image>What colour is it?"), Turn("assistant", "red"))
+SEVERAL = (*SINGLE, Turn("user", "Is it round?"), Turn("assistant", "No, it is not."))
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_model: Path) -> Chat:
+    return Chat(load_processor(tiny_model))
+
+
+def supervised_text(chat, tokens):
+    return chat.tokenizer.decode([id for id, wanted in zip(tokens.ids, tokens.supervised, strict=True) if wanted])
+
+
+def test_only_the_answer_and_the_end_of_its_turn_are_supervised(chat):
+    assert supervised_text(chat, prove(chat, SINGLE, [PICTURE])) == "red</s>"
+
+
+def test_every_answer_of_a_conversation_is_supervised(chat):
+    assert supervised_text(chat, prove(chat, SEVERAL, [PICTURE])) == "red</s>No, it is not.</s>"
+
+
+def test_a_conversation_without_a_picture_is_proved_too(chat):
+    turns = (Turn("user", "Count."), Turn("assistant", "one two"))
+    tokens = prove(chat, turns, [])
+    assert (supervised_text(chat, tokens), tokens.image_end) == ("one two</s>", 0)
+
+
+def test_the_prefix_ends_with_the_last_image_token(chat):
+    tokens = prove(chat, SINGLE, [PICTURE])
+    assert tokens.ids[: tokens.image_end].count(chat.image_id) == 4
+    assert chat.image_id not in tokens.ids[tokens.image_end :]
+
+
+@pytest.mark.parametrize("text", ["<image>\nWhat is it?", "What is it?\n<image>", "What <image>is it?"])
+def test_a_picture_is_moved_to_the_front_wherever_it_stood(text):
+    assert image_first([Turn("user", text), Turn("assistant", "a cat")], 1)[0].text == "<image>What is it?"
+
+
+def test_a_mark_for_which_there_is_no_picture_is_named(chat):
+    with pytest.raises(Unproved, match="image: the conversation has more image tokens than pictures"):
+        chat.tokens(SINGLE, [])
+
+
+def test_a_template_that_hides_the_prompt_is_refused(chat, tiny_model):
+    odd = load_processor(tiny_model)
+    odd.chat_template = odd.chat_template.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}Think. ")
+    with pytest.raises(Unproved, match="template"):
+        prove(Chat(odd), SINGLE, [PICTURE])
+
+
+def test_a_template_that_changes_the_answer_is_refused(tiny_model):
+    odd = load_processor(tiny_model)
+    odd.chat_template = odd.chat_template.replace("{{ part['text'] }}", "{{ part['text'] | upper }}")
+    with pytest.raises(Unproved, match="answer: supervised tokens decode to 'RED'"):
+        prove(Chat(odd), SINGLE, [PICTURE])
+
+
+def test_an_end_token_inside_an_answer_is_refused(chat):
+    turns = (SINGLE[0], Turn("assistant", "red</s>blue"))
+    with pytest.raises(Unproved, match="answer"):
+        prove(chat, turns, [PICTURE])
+
+
+def test_a_processor_that_emits_another_number_of_image_tokens_is_refused(chat, tiny_model):
+    other = Chat(load_processor(tiny_model))
+    other.expansions[PICTURE.size] = [other.image_id] * 3
+    with pytest.raises(Unproved, match="image: 3 image tokens, the processor emits 4"):
+        prove(other, SINGLE, [PICTURE])
+
+
+WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text)
+
+
+@given(question=WORDS, answer=WORDS)
+def test_whatever_is_asked_and_answered_the_supervised_tokens_decode_to_the_answer_or_the_row_is_refused(
+    chat, question, answer
+):
+    turns = image_first([Turn("user", "<image>\n" + question), Turn("assistant", answer)], 1)
+    try:
+        tokens = prove(chat, turns, [PICTURE])
+    except Unproved:
+        assert any(mark in question + answer for mark in chat.tokenizer.all_special_tokens + ["<image>", "<|"])
+    else:
+        assert supervised_text(chat, tokens) == answer + "</s>"

@@ -1,0 +1,193 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.corpus.images import ImageWriter
+from stages.models.loading import load_model, load_processor
+from stages.models.plan import Lora, Parts
+from stages.trees import tree
+from stages.trees.tree import Branch, Tree
+from stages.tuning import loop
+from stages.tuning.loop import TreeTrainer, tune
+from stages.tuning.params import Tuning
+
+PARAMS = Tuning(
+    seed=3,
+    device="cpu",
+    threads=1,
+    processes=1,
+    precision="bf16",
+    parts=Parts(vision_tower="full", connector="full", language_model="full"),
+    lora=Lora(rank=2, alpha=4, dropout=0.0),
+    learning_rate=0.01,
+    warmup=0.1,
+    weight_decay=0.0,
+    epochs=3.0,
+    trees_per_step=4,
+    trees_per_batch=2,
+    checkpoint_steps=2,
+    share_prefix="auto",
+)
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL."""
+
+
+@pytest.fixture
+def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
+    """A folder with eight trees to learn from, and the tiny model; the process stands in it."""
+    monkeypatch.chdir(tmp_path)
+    image_id = load_processor(tiny_model).image_token_id
+    with ImageWriter(tmp_path / "ingested" / "s", shard_mib=1) as writer:
+        shown = [writer.add(png(colour)) for colour in ("red", "green", "blue", "white", "black", "cyan", "pink", "gold")]
+    (tmp_path / "rendered").mkdir()
+    tree.write(
+        tmp_path / "rendered" / "trees.parquet",
+        [
+            Tree(
+                (digest,),
+                (3, *[image_id] * 4),
+                tuple(
+                    Branch("s", 2 * number + k, "t", "short", (10 + k, 4, 30 + number, 1), (False, False, True, True))
+                    for k in range(1 + number % 3)
+                ),
+            )
+            for number, digest in enumerate(shown)
+        ],
+    )
+    return tmp_path
+
+
+def tuned(place: Path, base: Path, params: Tuning, name: str) -> Path:
+    out = place / name
+    out.mkdir(exist_ok=True)
+    tune("train", params, place / "rendered", place / "ingested", base, out / "model", out / "metrics.json", out / "curve.csv")
+    return out
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def with_(params: Tuning, **changes) -> Tuning:
+    return Tuning.model_validate({**params.model_dump(), **changes})
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_model, monkeypatch, how):
+    params = with_(PARAMS, parts={"vision_tower": "frozen", "connector": "full", "language_model": how})
+    whole = digest(tuned(place, tiny_model, params, "whole"))
+    steps = []
+
+    def stumble(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if len(steps) == 7:
+            raise Killed
+        return super(TreeTrainer, self).training_step(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TreeTrainer, "training_step", stumble, raising=False)
+        with pytest.raises(Killed):
+            tuned(place, tiny_model, params, "killed")
+        steps.clear()
+        patched.setattr(
+            TreeTrainer,
+            "training_step",
+            lambda self, *a, **k: (steps.append(self.state.global_step), super(TreeTrainer, self).training_step(*a, **k))[1],
+        )
+        resumed = digest(tuned(place, tiny_model, params, "killed"))
+
+    assert steps[0] == 2, "it went on from the checkpoint, not from the start"
+    assert resumed == whole
+
+
+def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):
+    first = loop.checkpoints("train", PARAMS, place / "rendered", tiny_model)
+    second = loop.checkpoints("train", with_(PARAMS, learning_rate=0.02), place / "rendered", tiny_model)
+    assert first != second
+    assert not first.exists()
+
+
+def test_frozen_parts_keep_their_weights_and_tuned_parts_do_not(place, tiny_model):
+    params = with_(PARAMS, parts={"vision_tower": "frozen", "connector": "full", "language_model": "lora"})
+
+    out = tuned(place, tiny_model, params, "out")
+
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(out / "model" / "model.safetensors")
+    assert before.keys() == after.keys(), "LoRA is merged: the folder loads without peft"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any("vision" in name for name in changed)
+    assert any("projector" in name for name in changed)
+    assert any("q_proj" in name for name in changed)
+    assert not any("embed_tokens" in name or "norm" in name for name in changed)
+    listed = json.loads((out / "model" / "tuned_parameters.json").read_text())
+    assert not any("vision" in name for name in listed)
+    assert json.loads((out / "metrics.json").read_text())["parameters_tuned"] == sum(listed.values())
+
+
+def test_the_tuned_model_loads_and_answers_what_it_was_taught(place, tiny_model):
+    out = tuned(place, tiny_model, with_(PARAMS, epochs=40.0), "out")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["loss_last"] < 0.5 * metrics["loss_first"]
+    load_model(out / "model")
+    load_processor(out / "model")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_two_stages_in_one_process_each_train_in_the_precision_they_asked_for(place, tiny_model, monkeypatch, precision, dtype):
+    used = []
+
+    def watch(model, *args):
+        applied = apply_plan(model, *args)
+        model.model.language_model.layers[0].mlp.down_proj.register_forward_hook(lambda *seen: used.append(seen[2].dtype))
+        return applied
+
+    apply_plan = loop.apply_plan
+    tuned(place, tiny_model, with_(PARAMS, precision="fp32" if precision == "bf16" else "bf16", epochs=0.5), "before")
+    monkeypatch.setattr(loop, "apply_plan", watch)
+    tuned(place, tiny_model, with_(PARAMS, precision=precision, epochs=0.5), "after")
+    assert set(used) == {dtype}
+
+
+def test_separate_rows_learn_the_same_as_trees(place, tiny_model):
+    params = with_(PARAMS, precision="fp32", learning_rate=0.0001, epochs=1.0)
+    shared = load_file(tuned(place, tiny_model, params, "shared") / "model" / "model.safetensors")
+    apart = load_file(tuned(place, tiny_model, with_(params, share_prefix="never"), "apart") / "model" / "model.safetensors")
+    for name, tensor in shared.items():
+        torch.testing.assert_close(apart[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_cannot_be_divided_is_refused_with_what_to_change(place, tiny_model):
+    with pytest.raises(ValueError, match=r"trees_per_step 4 must be a multiple of .*3 x 1.*params.yaml"):
+        tuned(place, tiny_model, with_(PARAMS, trees_per_batch=3), "out")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(place, tiny_model):
+    from stages.tuning.launch import launch
+
+    alone = tuned(place, tiny_model, with_(PARAMS, precision="fp32"), "alone")
+    out = place / "together"
+    out.mkdir()
+    params = with_(PARAMS, precision="fp32", processes=2)
+    launch(
+        "train",
+        params,
+        place / "rendered",
+        place / "ingested",
+        tiny_model,
+        out / "model",
+        out / "metrics.json",
+        out / "curve.csv",
+    )
+    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, out))
+    assert two["loss_last"] == pytest.approx(one["loss_last"], rel=1e-3)
