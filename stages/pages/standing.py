@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from stages.pages.drawing import nice_span, ticks
 from stages.pages.wording import GAP, number, percent, signed, title
@@ -174,8 +174,9 @@ def measure(
         if isinstance(here, Mapping) and _is_number(here.get(metric)):
             low, high = here.get(metric + LOW), here.get(metric + HIGH)
             known = _is_number(low) and _is_number(high)
-            gain, *ends = (here.get(f"{metric}_gain{end}") for end in ("", LOW, HIGH))
-            sure = all(map(_is_number, ends)) and (min(ends) > 0 or max(ends) < 0)
+            gain = here.get(f"{metric}_gain")
+            ends = [here.get(f"{metric}_gain{end}") for end in (LOW, HIGH)]
+            sure = _is_number(gain) and all(_is_number(end) and end * gain > 0 for end in ends)
             values.append(
                 Value(
                     model,
@@ -240,5 +241,5 @@ def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list
     ]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,6 @@
 """A small run made by hand, in the formats that the stages write: enough of it for a page to be full."""
 
 import io
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,15 @@ class Run:
     items: list[dict[str, Any]]
     scores: dict[str, Any]
     tokenizer: Tokenizer
+    tasks: dict[str, tuple[str, str, list[str]]]
+    models: tuple[str, ...] = MODELS
+    nasty: str = NASTY
+    """A text that must be shown and not obeyed; it stands in answers, questions and reasons."""
+
+    @property
+    def picture(self) -> bytes:
+        """The picture of the POPE questions."""
+        return (self.folder / "benchmarks/pope/images/0.png").read_bytes()
 
     def write(self, path: Path, seed: int = 17) -> str:
         """The report of this run, as text."""
@@ -88,7 +96,7 @@ def make_run(folder: Path, pictures: int, tasks: dict[str, tuple[str, str, list[
     picture.write_bytes(png(99))
     items = make_items(tasks, digests, draw)
     pq.write_table(pa.Table.from_pylist(items), folder / "items.parquet")
-    return Run(folder, items, make_scores(items), tokenizer)
+    return Run(folder, items, make_scores(items), tokenizer, tasks)
 
 
 def png(number: int) -> bytes:
@@ -215,4 +223,4 @@ def make_scores(items: list[dict[str, Any]]) -> dict[str, Any]:
                      "truth_yes_ratio": 0.5},
             "llava_bench": {"relative": 40 + 45 * mean},
         }  # fmt: skip
-    return json.loads(json.dumps(scores))
+    return scores

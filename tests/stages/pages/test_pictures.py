@@ -1,0 +1,65 @@
+"""Pictures in a page: small ones as they are, large ones smaller, strange ones absent."""
+
+import base64
+import csv
+import hashlib
+import io
+
+from PIL import Image
+
+from stages.corpus.images import ImageWriter
+from stages.pages.pictures import HEAVIEST, LONGEST_SIDE, picture, pictures
+
+
+def encoded(size, kind="PNG", mode="RGB"):
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 90).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def content(uri):
+    return base64.b64decode(uri.split(",", 1)[1])
+
+
+def test_a_small_picture_keeps_its_bytes():
+    small = encoded((48, 48))
+    assert content(picture(small).uri) == small
+
+
+def test_a_large_picture_is_scaled_to_a_thumbnail():
+    shown = picture(encoded((1200, 800), "JPEG"))
+    assert max(shown.width, shown.height) == LONGEST_SIDE
+    assert len(content(shown.uri)) < HEAVIEST
+
+
+def test_a_format_that_browsers_do_not_show_is_turned_into_one():
+    assert picture(encoded((40, 40), "TIFF")).uri.startswith("data:image/jpeg;base64,")
+
+
+def test_what_is_no_whole_picture_is_absent():
+    broken = encoded((400, 400), "JPEG")[:500]
+    assert picture(broken).uri == picture(b"<svg onload=alert(1)>").uri == picture(None).uri == ""
+
+
+def test_pictures_come_from_the_stores_and_from_the_benchmarks_but_from_nowhere_else(tmp_path):
+    stored, filed, cell = encoded((20, 20)), encoded((21, 21)), base64.b64encode(encoded((22, 22))).decode()
+    with ImageWriter(tmp_path / "ingest/tasks", 256) as store:
+        digest = store.add(stored)
+    root = tmp_path / "benchmarks"
+    (root / "mme/images/OCR").mkdir(parents=True)
+    (root / "mme/images/OCR/a.png").write_bytes(filed)
+    (root / "mmbench").mkdir()
+    with (root / "mmbench/mmbench.tsv").open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([["index", "image"], ["1", cell], ["2", "1"]])
+    (tmp_path / "secret.png").write_bytes(filed)
+    named = f"mmbench/{hashlib.sha256(cell.encode()).hexdigest()[:16]}"
+
+    found = pictures(
+        [digest, "mme/images/OCR/a.png", named, "../secret.png", "mme/none.png", "f" * 64], tmp_path / "ingest", root
+    )
+
+    assert {name: content(one.uri) for name, one in found.items()} == {
+        digest: stored,
+        "mme/images/OCR/a.png": filed,
+        named: base64.b64decode(cell),
+    }
