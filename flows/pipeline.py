@@ -32,6 +32,10 @@ AT_ONCE = max(1, (os.cpu_count() or 1) // 2)
 """Stages of one run that work at the same time: a stage computes with two threads."""
 
 
+HINTS = ("To track the changes with git", "\tgit add ", "To enable auto staging", "\tdvc config ", "Use `dvc push`")
+"""How DVC's advice to a person at a shell begins; in a run's log it would be most of the lines."""
+
+
 class StageFailed(RuntimeError):
     """A stage ended badly; trying again may help."""
 
@@ -41,7 +45,7 @@ class StageRefused(StageFailed):
 
 
 # More threads than stages: most of them wait for other stages, and only `AT_ONCE` of them work.
-THREADS: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=64)
+THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
 
 
 @flow(name="pipeline", task_runner=THREADS, log_prints=True, persist_result=False)
@@ -100,6 +104,8 @@ class Answer:
         if self.why is None and line.startswith("{"):
             self.why = reasons(json.loads(line))
             self.spoken = f"runs, because {self.why}" if self.why else "nothing it reads has changed"
+        elif line.startswith(HINTS):
+            self.spoken = ""
         elif line.endswith("is cached - skipping run, checking out outputs"):
             self.restored = True
         elif line.endswith("exited with 2"):
@@ -125,22 +131,20 @@ class Answer:
 def reasons(status: dict[str, list[Any]]) -> str:
     """DVC's status of one stage in words, empty if it is up to date.
 
-    {"curate": [{"changed deps": {"params.yaml": {"curate.seed": "modified"}}}]} → "curate.seed modified"
+    {"curate": [{"changed deps": {"params.yaml": {"curate.seed": "modified"}}}]} → "params curate.seed modified"
     """
-    found = []
-    for entries in status.values():
-        for entry in entries:
-            if not isinstance(entry, dict):
-                found.append(str(entry))
-                continue
-            for kind, changes in entry.items():
-                if not isinstance(changes, dict):
-                    found.append(f"{kind} {changes}")
-                    continue
-                for path, change in changes.items():
-                    many = change if isinstance(change, dict) else {path: change}
-                    found += [f"{name} {how}" + (" (output)" if kind == "changed outs" else "") for name, how in many.items()]
-    return ", ".join(found)
+    changed: list[str] = []
+    outputs: list[str] = []
+    for entry in [entry for entries in status.values() for entry in entries]:
+        changes = entry if isinstance(entry, dict) else {entry: {}}
+        for path, how in changes.get("changed deps", {}).items():
+            if how == "new":
+                return "it has not run before"
+            changed += [f"params {key} {what}" for key, what in how.items()] if isinstance(how, dict) else [f"{path} {how}"]
+        outputs += [f"output {path} {how}" for path, how in changes.get("changed outs", {}).items()]
+        changed += [kind for kind in changes if kind not in ("changed deps", "changed outs")]
+    # A stage whose inputs changed mostly has changed outputs too: DVC removes them before it runs.
+    return ", ".join(changed or outputs)
 
 
 def _task(stage: Stage) -> Any:
