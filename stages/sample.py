@@ -35,7 +35,7 @@ class Params(Section):
 
 def sample(params: Params, collection: Out) -> None:
     """Write `tasks/`, `captions/`, `chats/` and `benchmarks/` below `collection`."""
-    _refuse_nothing(params)
+    _check(params)
     known, held_out = digits.scans(params.digits_held_out)
     albums = [
         _tasks(params, known, collection / "tasks"),
@@ -78,7 +78,7 @@ def _chats(params: Params, scans: list[int], folder: Path) -> Album:
     return album
 
 
-def _refuse_nothing(params: Params) -> None:
+def _check(params: Params) -> None:
     for name in ("scenes", "captions", "chats", "benchmark_images"):
         given = getattr(params, name)
         if given < 1:

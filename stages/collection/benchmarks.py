@@ -3,10 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.collection.album import Album
 from stages.collection.counting import Flock
@@ -19,6 +19,7 @@ from stages.collection.street import THINGS, Street, exists
 from stages.collection.synthesized import DETAIL_PROMPTS
 from stages.collection.words import Sum, Word
 
+S = TypeVar("S", bound=Scene)
 Known = Callable[[Scene], bool]
 """Whether a scene's picture is among those for training."""
 
@@ -34,7 +35,7 @@ POPE_ASKED = 3
 """Things asked about that are there, and as many that are not, for each picture."""
 
 
-def fresh(family: type[Scene], seed: int, purpose: str, known: Known) -> Iterator[tuple[Scene, Random]]:
+def fresh(family: type[S], seed: int, purpose: str, known: Known) -> Iterator[tuple[S, Random]]:
     """Scenes of one family without end, each with a picture of its own that is not `known`."""
     number, seen = 0, Album()
     while True:
@@ -51,9 +52,7 @@ def mme(folder: Path, seed: int, images: int, known: Known) -> None:
     (folder / "questions_gt").mkdir(parents=True)
     for task, (family, question) in MME_TASKS.items():
         album, lines = Album(), []
-        scenes = fresh(family, seed, "mme", known)
-        for _ in range(max(1, images // len(MME_TASKS))):
-            scene, draw = next(scenes)
+        for scene, draw in islice(fresh(family, seed, "mme", known), max(1, images // len(MME_TASKS))):
             name = album.add(scene)
             for yes in (True, False):
                 asked = f"{question(scene, draw, yes)} Please answer yes or no."
@@ -69,10 +68,7 @@ def pope(folder: Path, seed: int, images: int, known: Known) -> None:
     """
     album = Album()
     scenes: list[tuple[str, Street]] = []
-    source = fresh(Street, seed, "pope", known)
-    for _ in range(images):
-        scene, _draw = next(source)
-        assert isinstance(scene, Street)
+    for scene, _ in islice(fresh(Street, seed, "pope", known), images):
         scenes.append((album.add(scene), scene))
     shown = Counter(thing for _, scene in scenes for thing in scene.present)
     together = Counter(pair for _, scene in scenes for two in combinations(scene.present, 2) for pair in (two, two[::-1]))
@@ -140,19 +136,19 @@ def _mixed(seed: int, images: int, known: Known) -> Iterator[tuple[Scene, Random
 
 
 def forgetting(folder: Path, seed: int, images: int, held_out: Iterable[int], known: Known) -> None:
-    """Plain classification: every held-out digit, and shapes, as files below a folder named after the label."""
-    for scan in held_out:
-        _write_labelled(folder / "digits", Digit.of(scan, Random(f"{seed}/forgetting/{scan}")))
-    shapes = fresh(Single, seed, "forgetting", known)
-    for _ in range(max(images, len(SHAPES))):
-        _write_labelled(folder / "shapes", next(shapes)[0])
+    """Plain classification: every held-out digit, and shapes, as `<set>/<label>/<n>.png`."""
+    digits = [Digit.of(scan, Random(f"{seed}/forgetting/{scan}")) for scan in held_out]
+    _write_labelled(folder / "digits", [(str(digit.value), digit) for digit in digits])
+    singles = [scene for scene, _ in islice(fresh(Single, seed, "forgetting", known), max(images, len(SHAPES)))]
+    _write_labelled(folder / "shapes", [(single.shape, single) for single in singles])
 
 
-def _write_labelled(folder: Path, scene: Scene) -> None:
-    assert isinstance(scene, Digit | Single)
-    label = folder / (str(scene.value) if isinstance(scene, Digit) else scene.shape)
-    label.mkdir(parents=True, exist_ok=True)
-    (label / f"{sum(1 for _ in label.iterdir()):03d}.png").write_bytes(png(scene.paint()))
+def _write_labelled(folder: Path, labelled: Sequence[tuple[str, Scene]]) -> None:
+    numbers: Counter[str] = Counter()
+    for label, scene in labelled:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        (folder / label / f"{numbers[label]:03d}.png").write_bytes(png(scene.paint()))
+        numbers[label] += 1
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:

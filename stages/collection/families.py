@@ -19,19 +19,19 @@ from stages.collection.street import Street
 from stages.collection.words import Clock, Sum, Word
 
 SHARES: dict[type[Scene], int] = {  # of a hundred composed pictures; families with more answers to tell apart get more
-    Single: 11,
-    Pair: 13,
+    Single: 10,
+    Pair: 12,
     Flock: 10,
     Dice: 6,
     Word: 10,
     Sum: 7,
-    Clock: 10,
+    Clock: 9,
     Bars: 9,
     Table: 5,
     Arrow: 4,
     Light: 3,
     Odd: 6,
-    Street: 6,
+    Street: 9,
 }
 FAMILIES: tuple[type[Scene], ...] = (Digit, *SHARES)
 

@@ -23,11 +23,10 @@ def scenes(seed: int, composed: int, scans: Iterable[int]) -> Iterator[tuple[Sce
 
 
 def rows(scenes: Iterable[tuple[Scene, Random]], album: Album | None) -> list[dict[str, Any]]:
-    """One row per example, with exactly as many Yes as No in each judgement; pictures go into `album`.
+    """One row per example, with exactly as many Yes as No in each judgement; pictures go into `album`, if there is one.
 
-    >>> rows(…)[1]
-    {"instance_id": "digits+parity+0", "task_name": "digits+parity", "dataset_name": "digits", "img_path": "…png",
-     "input_text": None, "options": ["even", "odd"], "raw_output": "even", "output": "(a) even"}
+    A row: {"instance_id": "digits+parity+0", "task_name": "digits+parity", "dataset_name": "digits", "img_path": "….png",
+    "input_text": null, "options": ["even", "odd"], "raw_output": "even", "output": "(a) even"}
     """
     coins = Coins()
     made: list[dict[str, Any]] = []
