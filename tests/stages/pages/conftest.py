@@ -223,4 +223,6 @@ def make_scores(items: list[dict[str, Any]]) -> dict[str, Any]:
                      "truth_yes_ratio": 0.5},
             "llava_bench": {"relative": 40 + 45 * mean},
         }  # fmt: skip
+    gain = scores["train"]["held_out"]["macro"] - scores["connect"]["held_out"]["macro"]
+    scores["train"]["held_out"] |= {"macro_gain": gain, "macro_gain_low": gain - 0.05, "macro_gain_high": gain + 0.05}
     return scores

@@ -104,6 +104,12 @@ def test_a_score_with_an_interval_has_a_whisker_and_one_without_has_none(run, pa
     assert f"{100 * macro['macro_low']:.1f} to {100 * macro['macro_high']:.1f}" in page
 
 
+def test_a_gain_whose_interval_leaves_zero_out_is_coloured(run, page):
+    gain = 100 * run.scores["train"]["held_out"]["macro_gain"]
+    assert f'<small class="gain up">+{gain:.1f}</small>' in page
+    assert page.count('class="gain') == 1
+
+
 def test_a_task_is_told_by_the_mean_of_its_answers(run, page):
     of_task = [item["score"] for item in run.items if item["task"] == "digit_name" and item["model"] == "train"]
     row = first(r'<tr><th scope="row">Digit name</th>.*?</tr>', page)
