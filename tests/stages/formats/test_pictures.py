@@ -1,0 +1,168 @@
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.formats import pictures as module
+from stages.formats.draft import UnreadableError
+from stages.formats.pictures import open_pictures
+
+FILES = {"a.png": b"one", "deep/b.png": b"two", "x/same.png": b"three", "y/same.png": b"four", "#U00fcber.png": b"five"}
+
+
+@pytest.fixture(params=["folder", "zip"])
+def store(request, tmp_path):
+    """The same five pictures in both kinds of store."""
+    if request.param == "folder":
+        for name, content in FILES.items():
+            (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "images" / name).write_bytes(content)
+        (tmp_path / "secret.txt").write_bytes(b"secret")
+        return tmp_path / "images"
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
+        for name, content in FILES.items():
+            packed.writestr(name, content)
+    return tmp_path / "images.zip"
+
+
+def refusal(store, name):
+    with open_pictures(store) as pictures, pytest.raises(UnreadableError) as refused:
+        pictures.read(name)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.png", b"one"),
+        ("./a.png", b"one"),
+        ("deep/../a.png", b"one"),
+        ("deep/b.png", b"two"),
+        ("x/same.png", b"three"),
+        ("./task_imgs/a.png", b"one"),
+        ("coco/train2017/b.png", b"two"),
+        ("über.png", b"five"),
+    ],
+)
+def test_a_picture_is_found_by_its_path_or_else_by_a_file_name_that_only_it_has(store, name, content):
+    with open_pictures(store) as pictures:
+        assert pictures.read(name) == content
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("c.png", "missing_image: c.png"),
+        ("deep", "missing_image: deep"),
+        ("z/same.png", "ambiguous_image: z/same.png could be x/same.png or y/same.png"),
+        ("../secret.txt", "image_outside_source: ../secret.txt"),
+        ("../../etc/passwd", "image_outside_source: ../../etc/passwd"),
+        ("deep/../../secret.txt", "image_outside_source: deep/../../secret.txt"),
+        ("..\\secret.txt", "image_outside_source: ..\\secret.txt"),
+        ("/etc/passwd", "image_outside_source: /etc/passwd"),
+        ("", "missing_image: '' is no file name"),
+        ("a\0.png", "missing_image: 'a\\x00.png' is no file name"),
+        ("http://example.org/c.png", "missing_image: http://example.org/c.png"),
+        ("n" * 5000, f"missing_image: {'n' * 5000}"),
+    ],
+)
+def test_a_name_that_leads_nowhere_or_outside_is_refused_with_the_reason(store, name, reason):
+    assert refusal(store, name) == reason
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "/", "deep", "\\", "a.png"]), max_size=9).map("/".join))
+def test_no_name_however_strange_reads_a_byte_from_outside(tmp_path_factory, name):
+    root = tmp_path_factory.mktemp("root")
+    (root / "outside.png").write_bytes(b"outside")
+    (root / "images" / "deep").mkdir(parents=True)
+    (root / "images" / "a.png").write_bytes(b"inside")
+    with open_pictures(root / "images") as pictures:
+        try:
+            got = pictures.read(name)
+        except UnreadableError as error:
+            got = str(error).split(":")[0].encode()
+    assert got in {b"inside", b"missing_image", b"image_outside_source"}
+
+
+def test_a_link_is_followed_only_while_it_stays_inside(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    (tmp_path / "secret.txt").write_bytes(b"secret")
+    (root / "a.png").write_bytes(b"one")
+    (root / "inside.png").symlink_to("a.png")
+    (root / "outside.png").symlink_to("../secret.txt")
+    (root / "folder").symlink_to(tmp_path)
+    (root / "circle.png").symlink_to("circle.png")
+    (root / "nowhere.png").symlink_to("gone.png")
+    with open_pictures(root) as pictures:
+        assert pictures.read("inside.png") == b"one"
+    assert refusal(root, "outside.png") == "image_outside_source: outside.png is a link that leads out of the folder"
+    assert refusal(root, "folder/secret.txt").startswith("image_outside_source: folder/secret.txt")
+    assert refusal(root, "circle.png").startswith("image_not_readable: circle.png")
+    assert refusal(root, "nowhere.png") == "image_not_readable: nowhere.png: No such file or directory"
+
+
+def test_a_folder_that_is_itself_a_link_is_a_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes(b"one")
+    (tmp_path / "images").symlink_to("real")
+    with open_pictures(tmp_path / "images") as pictures:
+        assert pictures.read("a.png") == b"one"
+
+
+def test_a_pipe_among_the_pictures_does_not_stop_the_run(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert refusal(tmp_path, "a.png") == "image_not_readable: a.png is no regular file"
+
+
+def test_empty_and_enormous_files_are_no_pictures(store, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BYTES", 4)
+    assert refusal(store, "x/same.png") == "image_too_large: x/same.png has more than 0 MiB"
+    monkeypatch.setitem(FILES, "a.png", b"")
+    if store.is_dir():
+        (store / "a.png").write_bytes(b"")
+        assert refusal(store, "a.png") == "empty_image: a.png"
+
+
+def climbing(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("../../outside.png", b"climbed")
+        packed.writestr("/absolute.png", b"climbed")
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        packed.writestr(link, b"/etc/passwd")
+    return path
+
+
+def test_members_that_climb_out_of_a_zip_are_refused_by_whatever_name(tmp_path):
+    path = climbing(tmp_path / "images.zip")
+    for name in ("outside.png", "../../outside.png", "absolute.png", "/absolute.png", "link.png"):
+        assert refusal(path, name).startswith("image_outside_source: "), name
+
+
+def test_a_zip_with_a_broken_member_loses_that_member_alone(tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.png", b"one" * 100)
+        packed.writestr("b.png", b"two")
+    path.write_bytes(path.read_bytes().replace(b"oneone", b"onetwo", 1))
+    assert refusal(path, "a.png") == "image_not_readable: a.png: Bad CRC-32 for file 'a.png'"
+    with open_pictures(path) as pictures:
+        assert pictures.read("b.png") == b"two"
+
+
+def test_a_file_that_is_no_zip_and_a_missing_one_are_refused_by_name(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(ValueError, match=r"images\.zip is no whole zip"):
+        open_pictures(tmp_path / "images.zip")
+    with pytest.raises(ValueError, match="there is no folder and no zip"):
+        open_pictures(tmp_path / "nothing")
+
+
+def test_a_source_of_text_alone_has_no_pictures():
+    assert refusal(None, "a.png").startswith("missing_image: a.png")
