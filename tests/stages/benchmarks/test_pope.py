@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.benchmarks import pope
+from stages.benchmarks.benchmark import read_jsonl, write_jsonl
+from stages.benchmarks.judges import RulesJudge
+
+GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "pope"
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden cases (../shared) are not on this machine")
+
+
+@pytest.fixture(scope="module")
+def golden_predictions(tmp_path_factory):
+    """LLaVA keeps all answers in one file and their splits in the questions; here each split has a file."""
+    folder = tmp_path_factory.mktemp("predictions")
+    category = {row["question_id"]: row["category"] for row in read_jsonl(GOLDEN / "llava_pope_test.jsonl")}
+    answers = read_jsonl(GOLDEN / "llava-v1.5-13b.answers.jsonl")
+    for split in pope.SPLITS:
+        rows = [row for row in answers if category[row["question_id"]] == split]
+        write_jsonl(folder / f"answers_{split}.jsonl", rows)
+    return folder
+
+
+@golden
+def test_golden_predictions_give_the_official_figures_to_the_last_digit(golden_predictions):
+    official = pope.score(golden_predictions, GOLDEN / "coco_e3e3926", RulesJudge()).official
+
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    for split in pope.SPLITS:
+        assert official[split] == {name: expected[split][name] for name in official[split]}
+    assert official["f1"] == pytest.approx(expected["mean_f1"], rel=1e-15)
+
+
+@golden
+def test_the_figures_behind_the_intervals_are_the_official_ones(golden_predictions):
+    result = pope.score(golden_predictions, GOLDEN / "coco_e3e3926", RulesJudge())
+
+    for name, figure in result.figures.items():
+        assert figure.value() == pytest.approx(result.official[name], rel=1e-12)
+
+
+@golden
+def test_labels_of_another_length_are_refused(golden_predictions):
+    answers = read_jsonl(golden_predictions / "answers_random.jsonl")
+    asked = read_jsonl(GOLDEN / "coco_HEAD" / "coco_pope_random.json")
+
+    with pytest.raises(ValueError, match="pope/random: 2910 answers for 3000 questions"):
+        pope.split_figures(answers, asked, "random")
+
+
+@golden
+def test_labels_of_the_same_length_in_another_order_are_refused_too(golden_predictions):
+    answers = read_jsonl(golden_predictions / "answers_random.jsonl")
+    asked = read_jsonl(GOLDEN / "coco_HEAD" / "coco_pope_random.json")[: len(answers)]
+
+    with pytest.raises(ValueError, match="the order differs"):
+        pope.split_figures(answers, asked, "random")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("Yes", "yes"),
+        ("No", "no"),
+        ("no, there is none", "no"),
+        ("There is not", "no"),
+        ("Yes. There is no doubt", "yes"),  # only the first sentence counts
+        ("NO", "yes"),  # officially so: only No, no and not are known
+        ("A dog", "yes"),
+        ("", "yes"),
+    ],
+)
+def test_everything_is_a_yes_that_is_no_plain_no(answer, verdict):
+    assert pope.verdict(answer) == verdict
+
+
+def benchmark(folder):
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "1.png").write_bytes(b"a picture")
+    for split in pope.SPLITS:
+        rows = [
+            {"question_id": number, "image": "1.png", "text": f"Is there a {thing} in the image?", "label": label}
+            for number, (thing, label) in enumerate([("dog", "yes"), ("cat", "no")], start=1)
+        ]
+        write_jsonl(folder / f"coco_pope_{split}.json", rows)
+    return folder
+
+
+def test_answers_go_to_one_file_a_split_and_come_back_scored(tmp_path):
+    items = pope.questions(benchmark(tmp_path / "pope"))
+
+    pope.write(tmp_path / "answers", "tiny", items, ["Yes", "No", "Yes", "Yes", "No", "No"])
+
+    result = pope.score(tmp_path / "answers", tmp_path / "pope", RulesJudge())
+    assert [result.official[split]["accuracy"] for split in pope.SPLITS] == [1.0, 0.5, 0.5]
+    assert [result.official[split]["yes_ratio"] for split in pope.SPLITS] == [0.5, 1.0, 0.0]
+    assert result.official["truth_yes_ratio"] == 0.5
+    assert set(result.clusters) == {"pope/images/1.png"}
+
+
+def test_a_model_that_never_says_yes_has_an_f1_of_zero(tmp_path):
+    items = pope.questions(benchmark(tmp_path / "pope"))
+    pope.write(tmp_path / "answers", "tiny", items, ["No"] * 6)
+
+    assert pope.score(tmp_path / "answers", tmp_path / "pope", RulesJudge()).official["f1"] == 0.0
+
+
+def test_a_missing_label_file_is_named(tmp_path):
+    benchmark(tmp_path / "pope")
+    (tmp_path / "pope" / "coco_pope_popular.json").unlink()
+
+    with pytest.raises(ValueError, match=r"benchmark pope wants .*coco_pope_popular.json"):
+        pope.questions(tmp_path / "pope")

@@ -1,0 +1,142 @@
+import base64
+import json
+from dataclasses import dataclass, field
+
+import pandas as pd
+import pytest
+
+from stages import answer as stage
+from stages.answer import Params, answer
+from stages.benchmarks.benchmark import read_jsonl, write_jsonl
+from stages.corpus import example
+from stages.corpus.example import Example, Turn
+from stages.corpus.images import ImageWriter
+
+PARAMS = Params(models=["base", "align"], device="cpu", threads=1, precision="fp32", batch=8, short_tokens=4, long_tokens=32)
+
+
+@dataclass
+class Fake:
+    """Stands for the model: answers every question with its own number, and remembers what it was asked."""
+
+    made: list = field(default_factory=list)
+    asked: list = field(default_factory=list)
+
+    def __call__(self, *how):
+        self.made.append(how)
+        return self
+
+    def answer(self, questions):
+        self.asked += questions
+        return [str(number) for number in range(len(questions))]
+
+
+@pytest.fixture
+def model(monkeypatch):
+    fake = Fake()
+    monkeypatch.setattr(stage, "Answerer", fake)
+    return fake
+
+
+@pytest.fixture
+def benchmarks(tmp_path):
+    """One picture and the fewest questions for each benchmark."""
+    folder = tmp_path / "benchmarks"
+    for name in (
+        "mme/images/color/1.png",
+        "pope/images/1.png",
+        "llava_bench/images/1.png",
+        "forgetting/digits/0/1.png",
+        "forgetting/digits/1/1.png",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    (folder / "mme" / "questions_gt").mkdir()
+    (folder / "mme" / "questions_gt" / "color.txt").write_text("1.png\tRed?\tYes\n1.png\tBlue?\tNo\n")
+    for split in ("random", "popular", "adversarial"):
+        row = {"question_id": 1, "image": "1.png", "text": "Is there a dog?", "label": "yes"}
+        write_jsonl(folder / "pope" / f"coco_pope_{split}.json", [row])
+    picture = base64.b64encode(b"mmbench" * 20).decode()
+    row = {"index": 1, "question": "Which?", "A": "a cat", "B": "a dog", "answer": "A", "image": picture}
+    (folder / "mmbench").mkdir()
+    pd.DataFrame([row]).to_csv(folder / "mmbench" / "mmbench.tsv", sep="\t", index=False)
+    bench = folder / "llava_bench"
+    write_jsonl(bench / "questions.jsonl", [{"question_id": 0, "image": "1.png", "text": "What?", "category": "conv"}])
+    write_jsonl(bench / "context.jsonl", [{"id": "1", "image": "1.png", "caption": "A dot."}])
+    write_jsonl(bench / "answers_gpt4.jsonl", [{"question_id": 0, "text": "A dot."}])
+    return folder
+
+
+@pytest.fixture
+def held_out(tmp_path):
+    with ImageWriter(tmp_path / "ingest" / "tasks", 1) as store:
+        digest = store.add(b"held out")
+    turns = (Turn("user", "<image>\nCount."), Turn("assistant", "3"))
+    rows = [
+        Example("tasks", 0, "0", "count", "test", "short", "human", (digest,), turns, False),
+        Example("tasks", 1, "1", "tell", "test", "description", "human", (digest,), turns, False),
+    ]
+    example.write(tmp_path / "held_out.parquet", rows)
+    return tmp_path / "held_out.parquet"
+
+
+def ask(tmp_path, benchmarks, held_out, name="align"):
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    answer(PARAMS, name, tmp_path / "model", benchmarks, held_out, tmp_path / "ingest", answers)
+    return answers
+
+
+def test_every_benchmark_and_the_held_out_rows_are_asked_in_one_go(tmp_path, model, benchmarks, held_out):
+    answers = ask(tmp_path, benchmarks, held_out)
+
+    assert model.made == [(tmp_path / "model", "cpu", 1, "fp32", 8)]
+    assert len(model.asked) == 2 + 3 + 1 + 1 + 2 + 2
+    assert model.asked[0].image == b"mme/images/color/1.png"
+    assert model.asked[-1].image == b"held out"
+    assert model.asked[-1].text == "Count."
+    assert sorted(path.relative_to(answers).as_posix() for path in answers.rglob("*") if path.is_file()) == [
+        "asked.json",
+        "forgetting/answers.jsonl",
+        "held_out/answers.jsonl",
+        "llava_bench/answers.jsonl",
+        "mmbench/mmbench.tsv",
+        "mme/color.txt",
+        "pope/answers_adversarial.jsonl",
+        "pope/answers_popular.jsonl",
+        "pope/answers_random.jsonl",
+    ]
+
+
+def test_each_answer_lands_beside_its_question(tmp_path, model, benchmarks, held_out):
+    answers = ask(tmp_path, benchmarks, held_out)
+
+    assert (answers / "mme" / "color.txt").read_text() == "1.png\tRed?\tYes\t0\n1.png\tBlue?\tNo\t1\n"
+    assert [row["text"] for row in read_jsonl(answers / "pope" / "answers_adversarial.jsonl")] == ["4"]
+    assert [row["text"] for row in read_jsonl(answers / "llava_bench" / "answers.jsonl")] == ["6"]
+    assert [row["answer"] for row in read_jsonl(answers / "held_out" / "answers.jsonl")] == ["9", "10"]
+
+
+def test_only_open_questions_may_be_answered_at_length(tmp_path, model, benchmarks, held_out):
+    ask(tmp_path, benchmarks, held_out)
+
+    assert [question.max_new_tokens for question in model.asked] == [4] * 6 + [32] + [4] * 2 + [4, 32]
+
+
+def test_the_answers_say_which_models_are_asked_together(tmp_path, model, benchmarks, held_out):
+    answers = ask(tmp_path, benchmarks, held_out)
+
+    assert json.loads((answers / "asked.json").read_text()) == {"model": "align", "models": ["base", "align"]}
+
+
+def test_a_model_that_params_do_not_name_is_refused(tmp_path, model, benchmarks, held_out):
+    with pytest.raises(ValueError, match=r"answer.models in params.yaml does not name mixed; it names base, align"):
+        ask(tmp_path, benchmarks, held_out, "mixed")
+
+
+def test_a_benchmark_that_is_not_there_is_named_before_the_model_is_loaded(tmp_path, model, benchmarks, held_out):
+    (benchmarks / "mmbench" / "mmbench.tsv").unlink()
+
+    with pytest.raises(ValueError, match=r"benchmark mmbench wants .*mmbench.tsv"):
+        ask(tmp_path, benchmarks, held_out)
+    assert not model.made

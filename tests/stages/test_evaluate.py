@@ -1,0 +1,158 @@
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stages import evaluate as stage
+from stages.benchmarks.benchmark import Marked, Result, read_jsonl, write_jsonl
+from stages.benchmarks.judges import JudgeParams
+from stages.benchmarks.statistics import mean_of
+from stages.evaluate import Params, evaluate, models_of, score_table
+from stages.pages import report
+
+PARAMS = Params(
+    seed=1,
+    resamples=200,
+    judge=JudgeParams(kind="rules", url=None, model=None, api_key_env="NONE", temperature=0.0, tries=1),
+)
+
+
+class Toy:
+    """A benchmark of sums: the answers are a list of marks, one a picture."""
+
+    HEADLINE = "accuracy"
+
+    def write(self, folder, model, items, answers):
+        write_jsonl(folder / "answers.jsonl", [{"mark": mark} for mark in answers])
+
+    def score(self, predictions, reference, judge):
+        marks = [row["mark"] for row in read_jsonl(predictions / "answers.jsonl")]
+        marked = [Marked("sum", "short", f"{n}.png", str(n), "1 + 1?", "2", "2", mark) for n, mark in enumerate(marks)]
+        figure = mean_of(marks)
+        official = {"accuracy": figure.value(), "asked": len(marks), "tasks": {"sum": figure.value()}}
+        reviews = [{"said": verdict.text} for verdict in judge.review([])] or [{"said": "nothing"}]
+        return Result(official, marked, {"accuracy": figure, "tasks.sum": figure}, best=2.0, reviews=reviews)
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    monkeypatch.setattr(stage, "SCORED", {"toy": Toy(), "other": Toy()})
+
+
+@pytest.fixture
+def page(monkeypatch):
+    calls = []
+
+    def write(path, **given):
+        calls.append(given)
+        path.write_text("a page")
+
+    monkeypatch.setattr(report, "write", write)
+    return calls
+
+
+def asked(folder, models, marks):
+    for model in models:
+        for name in ("toy", "other"):
+            Toy().write(folder / model / name, model, [], marks[model])
+        (folder / model / "asked.json").write_text(json.dumps({"model": model, "models": models}))
+    return folder
+
+
+MARKS = {"base": [0.0] * 15 + [1.0] * 5, "align": [0.0] * 5 + [1.0] * 15}
+
+
+def run(tmp_path, marks=MARKS, name="out"):
+    answers = asked(tmp_path / "answers", ["base", "align"], marks)
+    out = tmp_path / name
+    out.mkdir()
+    read = [answers, *(tmp_path / word for word in ("benchmarks", "ingest", "validate", "curate", "render", "model"))]
+    curves = [tmp_path / f"{word}.csv" for word in ("connect", "train", "align")]
+    written = [out / word for word in ("scores.json", "items.parquet", "plots", "reviews", "report.html")]
+    evaluate(PARAMS, *read, *curves, *written)
+    return out
+
+
+def test_scores_have_intervals_and_the_gain_over_the_model_before(tmp_path, page):
+    scores = json.loads((run(tmp_path) / "scores.json").read_text())
+
+    assert list(scores) == ["base", "align"]
+    base, align = scores["base"]["toy"], scores["align"]["toy"]
+    assert (base["accuracy"], align["accuracy"], align["asked"], align["tasks"]) == (0.25, 0.75, 20, {"sum": 0.75})
+    assert base["accuracy_low"] < 0.25 < base["accuracy_high"]
+    assert "accuracy_gain" not in base
+    assert align["accuracy_gain"] == 0.5
+    assert 0 < align["accuracy_gain_low"] < 0.5 < align["accuracy_gain_high"]
+
+
+def test_items_hold_a_line_per_model_benchmark_and_item(tmp_path, page):
+    table = pq.read_table(run(tmp_path) / "items.parquet")
+
+    assert table.column_names == [
+        "model", "benchmark", "task", "kind", "image", "item", "question", "truth", "answer", "score",
+    ]  # fmt: skip
+    assert table.num_rows == 2 * 2 * 20
+    assert np.mean(table.filter(np.array(table["model"]) == "align")["score"].to_numpy()) == 0.75
+
+
+def test_plots_are_tables_with_intervals(tmp_path, page):
+    plots = run(tmp_path) / "plots"
+
+    assert sorted(path.name for path in plots.iterdir()) == ["other.csv", "scores.csv", "tasks.csv", "toy.csv"]
+    with (plots / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["bar"], row["score"]) for row in rows][:2] == [("toy · base", "0.125"), ("toy · align", "0.375")]
+    assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows)
+
+
+def test_reviews_are_kept_for_each_model(tmp_path, page):
+    out = run(tmp_path)
+
+    assert read_jsonl(out / "reviews" / "toy" / "align.jsonl") == [{"said": "nothing"}]
+
+
+def test_two_runs_write_the_same_bytes(tmp_path, page):
+    one, two = run(tmp_path), run(tmp_path, name="again")
+
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert len(files) == 11
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+
+
+def test_the_report_is_given_scores_and_curves(tmp_path, page):
+    run(tmp_path)
+
+    assert page[0]["scores"]["align"]["toy"]["accuracy"] == 0.75
+    assert list(page[0]["curves"]) == ["connect", "train", "align"]
+
+
+def test_models_keep_their_order_and_left_over_answers_are_passed_by(tmp_path, capsys):
+    asked(tmp_path, ["base", "mixed"], MARKS | {"mixed": [1.0]})
+    asked(tmp_path, ["base", "align"], MARKS)
+
+    assert models_of(tmp_path) == ["base", "align"]
+    assert "mixed is left over from another answer.models" in capsys.readouterr().err
+
+
+def test_answers_of_a_model_that_is_missing_are_asked_for(tmp_path):
+    asked(tmp_path, ["base"], MARKS)
+    (tmp_path / "base" / "asked.json").write_text(json.dumps({"model": "base", "models": ["base", "align"]}))
+
+    with pytest.raises(ValueError, match="`dvc repro` asks every model"):
+        models_of(tmp_path)
+
+
+def test_models_that_were_asked_different_questions_are_not_compared(tmp_path, page):
+    with pytest.raises(ValueError, match="base and align answer different questions of toy"):
+        run(tmp_path, {"base": [1.0, 0.0], "align": [1.0]})
+
+
+def test_a_figure_that_is_not_defined_is_null_and_not_a_broken_json():
+    result = Result({"accuracy": float("nan")}, [], {"accuracy": mean_of([])})
+    drawn = {"m": {"toy": {"accuracy": np.array([np.nan])}}}
+
+    table = score_table({"m": {"toy": result}}, drawn)
+
+    assert table["m"]["toy"] == {"accuracy": None, "accuracy_low": None, "accuracy_high": None}
