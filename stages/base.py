@@ -1,6 +1,6 @@
 """Put the base model into one local folder: built tiny, or a hub or local model at a pinned revision."""
 
-from stages.collection import sentences
+from stages.collection.sentences import sentences
 from stages.models import loading, tiny
 from stages.running import command
 from stages.running.command import Out

@@ -61,9 +61,9 @@ class Chat:
         for index, turn in enumerate(turns):
             if turn.role != "assistant":
                 continue
-            seen = sizes  # every picture stands in the first user turn, or in one before this answer
-            prompt = self._ids(self._text(messages[:index], True), seen)
-            upto = self._ids(self._text(messages[: index + 1], False), seen)
+            is_last = index == len(turns) - 1
+            prompt = self._ids(self._text(messages[:index], True), sizes)
+            upto = whole if is_last else self._ids(self._text(messages[: index + 1], False), sizes)
             if whole[: len(prompt)] != prompt or upto[: len(prompt)] != prompt:
                 raise Unproved("template", f"the prompt before answer {index // 2 + 1} is no prefix of the conversation")
             answer = self._answer(upto[len(prompt) :])
