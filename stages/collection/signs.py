@@ -100,6 +100,7 @@ class Light(Scene):
 
     lamp: str
     x: int
+    y: int
     sky: str
 
     family: ClassVar[str] = "lights"
@@ -107,21 +108,21 @@ class Light(Scene):
     @classmethod
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
-        return cls(draw.choice(LAMPS), 48 + draw.randint(-24, 24), draw.choice(("white", "grey")))
+        return cls(draw.choice(LAMPS), 48 + draw.randint(-24, 24), draw.randint(-2, 2), draw.choice(("white", "grey")))
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
         image, pen = canvas(GROUNDS[self.sky])
         pen.rounded_rectangle(self.box.edges, radius=8, fill=(30, 30, 34))
-        for lamp, y in zip(LAMPS, (19, 48, 77), strict=True):
+        for lamp, y in zip(LAMPS, (20, 48, 76), strict=True):
             lit = COLOURS[lamp] if lamp == self.lamp else (75, 75, 80)
-            pen.ellipse(around(self.x, y, 26).edges, fill=lit)
+            pen.ellipse(around(self.x, y + self.y, 25).edges, fill=lit)
         return image
 
     @property
     def box(self) -> Box:
         """The whole light."""
-        return Box(self.x - 19, 2, self.x + 19, 94)
+        return Box(self.x - 19, self.y + 4, self.x + 19, self.y + 92)
 
     @property
     def place(self) -> str:

@@ -199,24 +199,26 @@ class Clock(Scene):
     face: str
     x: int
     y: int
+    side: int
 
     family: ClassVar[str] = "clocks"
 
     @classmethod
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
-        return cls(draw.randint(1, 12), draw.choice(FACES), 48 + draw.randint(-2, 2), 48 + draw.randint(-2, 2))
+        side = draw.randint(84, 90)
+        return cls(draw.randint(1, 12), draw.choice(FACES), 48 + draw.randint(-3, 3), 48 + draw.randint(-3, 3), side)
 
     @property
     def box(self) -> Box:
         """The clock's whole face."""
-        return around(self.x, self.y, 90)
+        return around(self.x, self.y, self.side)
 
     def paint(self) -> Image.Image:
         """A thick hour hand; the thin minute hand points up, as at every whole hour."""
         image, pen = canvas(GROUNDS["white"])
         pen.ellipse(self.box.edges, fill=COLOURS[self.face])
-        pen.ellipse(around(self.x, self.y, 76).edges, fill=(255, 255, 255))
+        pen.ellipse(around(self.x, self.y, self.side - 14).edges, fill=(255, 255, 255))
         for hour in range(12):
             x, y = self._at(hour, 33)
             pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(120, 120, 120))
