@@ -39,7 +39,8 @@ def test_each_picture_is_asked_with_all_labels_of_its_set(tmp_path):
     assert items[0].text == "What is the number in the image? Please only answer a single number in 0, 1."
     assert items[-1].text == "What is the object in the image? Please only answer a single object in circle, plus sign."
     assert items[-1].truth == "plus sign"
-    assert items[-1].picture and items[-1].picture() == b"shapes/plus_sign/1.png"
+    assert items[-1].picture
+    assert items[-1].picture() == b"shapes/plus_sign/1.png"
 
 
 def test_the_score_is_the_mean_over_sets_of_right_labels(tmp_path):

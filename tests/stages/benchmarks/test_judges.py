@@ -91,7 +91,7 @@ class Endpoint(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    server: Endpoint  # type: ignore[assignment]  # the one that serves it
+    server: Endpoint
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

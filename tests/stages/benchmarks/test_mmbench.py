@@ -79,7 +79,8 @@ def test_the_question_holds_hint_options_and_a_request_for_the_letter(tmp_path):
         "Look closely.\nWhich colour?\nA. red\nB. blue\nC. green\n"
         "Answer with the option's letter from the given choices directly."
     )
-    assert item.picture and item.picture() == b"a picture" * 20
+    assert item.picture
+    assert item.picture() == b"a picture" * 20
 
 
 def test_an_image_cell_may_point_at_the_row_that_holds_the_picture(tmp_path):
@@ -87,7 +88,8 @@ def test_an_image_cell_may_point_at_the_row_that_holds_the_picture(tmp_path):
 
     items = mmbench.questions(reference)
 
-    assert items[1].picture and items[1].picture() == b"a picture" * 20
+    assert items[1].picture
+    assert items[1].picture() == b"a picture" * 20
     assert items[0].image == items[1].image
 
 
