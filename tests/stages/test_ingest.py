@@ -1,0 +1,140 @@
+import json
+import zipfile
+
+import pytest
+
+from stages.corpus import example, ledger
+from stages.corpus.images import read_images
+from stages.ingest import Params, Source, ingest
+
+
+def talk(image, question="<image>\nWhat is it?", answer="a square"):
+    return {
+        "id": "x",
+        "image": image,
+        "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+    }
+
+
+def params(**change):
+    about = {
+        "format": "llava", "folder": "unused", "annotations": "rows.json", "instructions": None, "images": "images",
+        "origin": "human",
+    }  # fmt: skip
+    return Params(sources={"pets": Source(**{**about, **change})}, shard_mib=1)
+
+
+def ingested(folder, rows, **change):
+    """Examples, ledger lines and pictures of `rows`, read from `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.json").write_text(json.dumps(rows))
+    out = folder / "ingested"
+    ingest(params(**change), "pets", folder, out)
+    return example.read(out / "examples.parquet"), ledger.read(out / "ledger.parquet"), dict(read_images([out]))
+
+
+def with_images(folder, png, names=("red.png", "blue.png")):
+    (folder / "images").mkdir()
+    for name in names:
+        (folder / "images" / name).write_bytes(png(name.split(".")[0]))
+    return folder
+
+
+def test_rows_become_examples_named_by_their_place_in_the_file(tmp_path, png):
+    rows = [talk("red.png"), talk("blue.png", "What is it?\n<image>"), talk("red.png", answer="a circle")]
+    examples, lines, pictures = ingested(with_images(tmp_path, png), rows)
+    assert [(one.source, one.row, one.id, one.origin) for one in examples] == [("pets", row, "x", "human") for row in range(3)]
+    assert [line.state for line in lines] == [ledger.ON] * 3
+    assert examples[0].images == examples[2].images != examples[1].images
+    assert sorted(pictures.values()) == sorted([png("red"), png("blue")])
+
+
+def test_every_row_has_a_ledger_line_and_only_readable_ones_an_example(tmp_path, png):
+    rows = [talk("red.png"), 7, None, ["a"], {"id": "y"}, talk("gone.png"), talk(None, "Hello?")]
+    examples, lines, _ = ingested(with_images(tmp_path, png), rows)
+    # A list inside the list is a group of rows, so that "a" is a row of its own.
+    assert [(line.row, line.reason) for line in lines] == [
+        (0, ""),
+        (1, "not_an_object: the row is int"),
+        (2, "not_an_object: the row is NoneType"),
+        (3, "not_an_object: the row is str"),
+        (4, "no_conversation"),
+        (5, "missing_image: gone.png"),
+        (6, ""),
+    ]
+    assert [one.row for one in examples] == [0, 6]
+    assert lines[4].id == "y"
+
+
+def test_half_a_surrogate_pair_ends_in_the_ledger_and_not_in_a_crash(tmp_path, png):
+    rows = [talk("red.png", "<image> \ud83d"), {**talk("red.png"), "id": "\ud83d", "task_name": "\ud83d"}, talk("\ud83d.png")]
+    examples, lines, _ = ingested(with_images(tmp_path, png), rows)
+    assert examples == []
+    assert [line.reason.split(":")[0] for line in lines] == ["not_unicode"] * 3
+    assert lines[1].id == lines[1].task == "\\ud83d"
+
+
+def test_a_row_that_ends_leaves_no_picture_behind(tmp_path, png):
+    examples, lines, pictures = ingested(with_images(tmp_path, png), [talk(["red.png", "gone.png"]), talk("blue.png")])
+    assert [line.state for line in lines] == ["unreadable", ledger.ON]
+    assert list(pictures.values()) == [png("blue")]
+    assert len(examples) == 1
+
+
+def test_a_zip_is_read_in_place(tmp_path, png):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
+        packed.writestr("images_191task_1k/red.png", png("red"))
+    examples, lines, _ = ingested(tmp_path, [talk("red.png"), talk("blue.png")], images="images.zip")
+    assert [line.reason for line in lines] == ["", "missing_image: blue.png"]
+    assert len(examples) == 1
+    assert not (tmp_path / "images_191task_1k").exists()
+
+
+def test_instructions_lie_beside_the_examples_for_render(tmp_path, png):
+    task = {"domain": "shapes", "kind": "short", "instructions": ["What is it?", "Name it.", "Say what it is."]}
+    (tmp_path / "instructions.json").write_text(json.dumps({"shapes+name": task}))
+    row = {"instance_id": "shapes+name+0", "task_name": "shapes+name", "img_path": "red.png", "output": "a square"}
+    examples, _, _ = ingested(
+        with_images(tmp_path, png), [row], format="vision_flan", instructions="instructions.json"
+    )  # fmt: skip
+    assert (examples[0].templated, examples[0].domain, examples[0].kind) == (True, "shapes", "short")
+    assert json.loads((tmp_path / "ingested" / "instructions.json").read_text()) == {"shapes+name": task}
+
+
+def test_a_source_of_text_alone_needs_no_pictures(tmp_path):
+    examples, _, pictures = ingested(tmp_path, [talk(None, "Hello?")], images=None)
+    assert (len(examples), pictures) == (1, {})
+    assert json.loads((tmp_path / "ingested" / "instructions.json").read_text()) == {}
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path, png):
+    rows = [talk("red.png"), talk("gone.png"), talk("blue.png")]
+    with_images(tmp_path, png)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for name in ("first", "second"):
+        ingest(params(), "pets", tmp_path, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == ["examples.parquet", "images-00000.parquet", "instructions.json", "ledger.parquet"]
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "coco"}, r"ingest\.sources\.pets\.format is 'coco'; known: llava, vision_flan"),
+        ({"annotations": "gone.json"}, r"there is no file .*gone\.json"),
+        ({"annotations": "../rows.json"}, r"'\.\./rows\.json' leads out of the source's folder"),
+        ({"images": "/etc"}, "'/etc' leads out of the source's folder"),
+        ({"images": "pictures"}, "there is no folder and no zip"),
+        ({"instructions": "gone.json"}, r"there is no file .*gone\.json"),
+    ],
+)
+def test_a_wrong_param_is_an_error_that_names_it(tmp_path, png, change, message):
+    with pytest.raises(ValueError, match=message):
+        ingested(with_images(tmp_path, png), [talk("red.png")], **change)
+
+
+def test_an_unknown_source_is_an_error_that_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match=r"ingest\.sources has no 'birds'; it has pets"):
+        ingest(params(), "birds", tmp_path, tmp_path / "out")
