@@ -26,7 +26,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-from stages.benchmarks.statistics import paired_difference
+from stages.benchmarks.benchmark import SHORT_KINDS
+from stages.benchmarks.statistics import paired
 from stages.corpus.images import read_images, stores
 from stages.models import served
 from stages.running import command
@@ -35,7 +36,6 @@ from stages.running.section import Section, read_params
 from stages.running.tracking import use_tracking
 
 CHAMPION = "champion"
-SHORT_KINDS = ("judgement", "choice", "short")
 PACKAGES = ("mlflow", "torch", "transformers", "accelerate", "safetensors", "pillow", "jinja2", "numpy", "pandas")
 """What a served model needs, at the versions it was tuned and proved with."""
 
@@ -132,6 +132,7 @@ def register(
     """Register `model`, which gave `tuned_answers`, and write what became of it to `verdict`."""
     limits = {"short": int(short_tokens), "long": int(long_tokens)}
     questions = proof_questions(base_answers, tuned_answers, ingested, limits, params.proof_questions)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = use_tracking()
     facts = facts_of_run(Path())
     measured = json.loads(scores.read_text(encoding="utf-8"))
@@ -142,7 +143,7 @@ def register(
         version = version_of(client, params.name, model, precision, questions[0], limits["long"], facts.tags)
         client.set_model_version_tag(params.name, version.version, "evaluation_run", run.info.run_id)
 
-    proof = prove(params.name, version.version, questions)
+    proof = proof_of(questions, answers_in_a_clean_process(params.name, version.version, questions))
     conditions = [
         Condition(
             "proof",
@@ -355,21 +356,27 @@ def _spread(rows: Mapping[tuple[str, int], Mapping[str, Any]], wanted: int) -> l
     return [key for _, _, key in sorted(places)[:wanted]]
 
 
-def prove(name: str, version: str, questions: Sequence[ProofQuestion]) -> Proof:
-    """Load the version in a process that has never seen this project, and hold its answers against the recorded ones."""
+def answers_in_a_clean_process(name: str, version: str, questions: Sequence[ProofQuestion]) -> list[str]:
+    """What the version answers, loaded from the registry by a process that has never seen this project."""
     with tempfile.TemporaryDirectory(prefix="proof-") as folder:
         asked, answered = Path(folder) / "questions.jsonl", Path(folder) / "answers.json"
         lines = [json.dumps({**each.row, "max_new_tokens": each.max_new_tokens}) for each in questions]
         asked.write_text("\n".join(lines) + "\n", encoding="utf-8")
         hidden = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"}
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         # -P: the folder it starts in is not searched for modules either.
         words = [sys.executable, "-P", "-c", PROGRAM, f"models:/{name}/{version}", _absolute(mlflow.get_tracking_uri())]
         done = subprocess.run([*words, str(asked), str(answered)], cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"version {version} of {name} does not load and answer in a clean process:\n{done.stderr}")
         answers = json.loads(answered.read_text(encoding="utf-8"))
+    assert isinstance(answers, list)
+    return answers
+
+
+def proof_of(questions: Sequence[ProofQuestion], answers: Sequence[str]) -> Proof:
+    """The package's answers held against the recorded ones."""
     pairs = list(zip(questions, answers, strict=True))
     differing = [
         {"question": each.question, "tuned": each.tuned, "packaged": answer} for each, answer in pairs if answer != each.tuned
@@ -392,51 +399,47 @@ def _absolute(uri: str) -> str:
 
 
 def threshold_conditions(gate: Gate, measured: Any) -> list[Condition]:
-    """The conditions that need the scores alone."""
-    macro = {model: _score(measured, model, "held_out", "macro") for model in ("train", "align")}
-    bench = {model: _score(measured, model, "llava_bench", "relative") for model in ("train", "align")}
-    gain, drop = bench["align"] - bench["train"], macro["train"] - macro["align"]
+    """The conditions that need the scores alone; what was not measured does not hold."""
+    before, macro = (score_of(measured, model, "held_out", "macro") for model in ("train", "align"))
+    relative_before, relative = (score_of(measured, model, "llava_bench", "relative") for model in ("train", "align"))
+    gain = None if relative is None or relative_before is None else relative - relative_before
+    drop = None if macro is None or before is None else before - macro
     return [
         Condition(
             "held_out_macro",
-            macro["align"],
+            macro,
             gate.held_out_macro,
-            macro["align"] >= gate.held_out_macro,
-            f"align's macro average {macro['align']:.3f}, wanted at least {gate.held_out_macro}",
+            macro is not None and macro >= gate.held_out_macro,
+            f"align's macro average {_figure(macro)}, wanted at least {gate.held_out_macro}",
         ),
         Condition(
             "llava_bench_gain",
             gain,
             gate.llava_bench_gain,
-            gain >= gate.llava_bench_gain,
-            f"relative score {bench['train']:.1f} → {bench['align']:.1f}, wanted a gain of at least {gate.llava_bench_gain}",
+            gain is not None and gain >= gate.llava_bench_gain,
+            f"relative score from train's {_figure(relative_before)} to align's {_figure(relative)}, "
+            f"wanted a gain of at least {gate.llava_bench_gain}",
         ),
         Condition(
             "macro_drop",
             drop,
             gate.macro_drop,
-            drop <= gate.macro_drop,
-            f"macro average {macro['train']:.3f} → {macro['align']:.3f}, wanted a drop of at most {gate.macro_drop}",
+            drop is not None and drop <= gate.macro_drop,
+            f"macro average from train's {_figure(before)} to align's {_figure(macro)}, "
+            f"wanted a drop of at most {gate.macro_drop}",
         ),
     ]
 
 
-def _score(measured: Any, *names: str) -> float:
-    """One score of scores.json.
+def score_of(measured: Any, *names: str) -> float | None:
+    """One score of scores.json, None where it was not measured."""
+    for name in names:
+        measured = measured.get(name) if isinstance(measured, dict) else None
+    return None if measured is None else float(measured)
 
-    Raises:
-        ValueError: it is not there.
-    """
-    value = measured
-    for place, name in enumerate(names):
-        if not isinstance(value, dict) or name not in value:
-            there = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
-            raise ValueError(
-                f"the gate needs the score {'.'.join(names)}, but at {'.'.join(names[:place]) or 'the top'} the scores "
-                f"have only {there}; answer.models in params.yaml must name train and align"
-            )
-        value = value[name]
-    return float(value)
+
+def _figure(score: float | None) -> str:
+    return "(not measured)" if score is None else f"{score:.4g}"
 
 
 def champion_condition(params: Params, client: mlflow.MlflowClient, version: ModelVersion, items: Path) -> Condition:
@@ -445,7 +448,7 @@ def champion_condition(params: Params, client: mlflow.MlflowClient, version: Mod
     champion = champion_of(client, params.name)
     if champion is None:
         return Condition("better_than_champion", None, level, True, "there is no champion yet")
-    if champion.version == version.version:
+    if int(champion.version) == int(version.version):
         return Condition("better_than_champion", None, level, True, f"version {version.version} is the champion")
     run = champion.tags.get("evaluation_run")
     if run is None:
@@ -482,32 +485,37 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, level: float, resamples: i
     """
     name = "better_than_champion"
     pairs = ours.merge(theirs, on=KEY, suffixes=("_ours", "_theirs"), validate="one_to_one")
+    # A judge may have given no verdict on one of the two.
+    pairs = pairs.dropna(subset=["score_ours", "score_theirs"])
     if pairs.empty:
         why = f"{champion} was never asked these questions, so nothing says which is better; evaluate it on them"
         return Condition(name, None, level, False, why)
-    tests: dict[str, tuple[float, float]] = {}
+    tests = {}
     for benchmark, group in pairs.groupby("benchmark", sort=True):
-        clusters = group["image"].fillna(group["item"]).tolist()
-        difference, _, _, p = paired_difference(
-            group["score_ours"].tolist(), group["score_theirs"].tolist(), clusters, resamples, seed
-        )
-        tests[str(benchmark)] = (difference, p)
-    corrected = dict(zip(tests, holm([p for _, p in tests.values()]), strict=True))
-    better = [each for each, (difference, _) in tests.items() if difference > 0 and corrected[each] <= level]
-    worse = [each for each, (difference, _) in tests.items() if difference < 0 and corrected[each] <= level]
-    words = ", ".join(f"{each} {tests[each][0]:+.3f} (p {corrected[each]:.3f})" for each in tests)
-    why = f"against {champion} on {len(pairs)} questions: {words}; wanted p ≤ {level} for better somewhere, worse nowhere"
-    least = min((corrected[each] for each, (difference, _) in tests.items() if difference > 0), default=None)
-    return Condition(name, least, level, bool(better) and not worse, why)
+        pictures = group["image"].where(group["image"].astype(bool), group["item"]).tolist()
+        both = group["score_theirs"].tolist(), group["score_ours"].tolist()
+        tests[str(benchmark)] = paired(*both, pictures, resamples, seed)
+    better = holm({each: test.p_better for each, test in tests.items()})
+    worse = holm({each: test.p_worse for each, test in tests.items()})
+    words = ", ".join(
+        f"{each} {test.difference:+.3f} (p better {better[each]:.3f}, worse {worse[each]:.3f})" for each, test in tests.items()
+    )
+    return Condition(
+        name,
+        min(better.values()),
+        level,
+        min(better.values()) <= level < min(worse.values()),
+        f"against {champion} on {len(pairs)} questions: {words}; wanted p ≤ {level} for better somewhere and for worse nowhere",
+    )
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down correction: the chance of any false alarm among all tests stays at the level, in any dependence."""
-    corrected = [0.0] * len(ps)
+    corrected = {}
     highest = 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
-        highest = max(highest, min(1.0, ps[index] * (len(ps) - rank)))
-        corrected[index] = highest
+    for rank, name in enumerate(sorted(ps, key=lambda name: ps[name])):
+        highest = max(highest, min(1.0, ps[name] * (len(ps) - rank)))
+        corrected[name] = highest
     return corrected
 
 

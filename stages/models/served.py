@@ -9,17 +9,18 @@ import binascii
 import io
 from typing import Any
 
-import mlflow
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Served(mlflow.pyfunc.PythonModel):
+class Served(PythonModel):
     """Answers greedily, each question as if it had been asked alone."""
 
     def load_context(self, context: Any) -> None:
@@ -27,7 +28,7 @@ class Served(mlflow.pyfunc.PythonModel):
         folder = context.artifacts["model"]
         dtype = PRECISIONS[(context.model_config or {}).get("precision", "fp32")]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         self.model = model.to(self.device).eval()
@@ -89,4 +90,4 @@ def picture_of(image: str | None) -> Image.Image | None:
         ) from error
 
 
-mlflow.models.set_model(Served())
+set_model(Served())

@@ -1,0 +1,347 @@
+import base64
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from stages.corpus.images import ImageWriter
+from stages.models import tiny
+from stages.models.answering import Answerer, Question
+from stages.models.loading import load_model
+from stages.models.served import picture_of
+from stages.register import Gate, Params, _spread, champion_of, compare, facts_of_run, holm, register, requirements
+
+# MLflow's own, when it saves an input example under pandas 3.
+pytestmark = pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
+
+SIZES = tiny.Tiny(
+    image_size=16, patch_size=8, vision_width=16, vision_layers=1, text_width=16, text_layers=1, heads=2, vocabulary=270
+)
+GATE = Gate(held_out_macro=0.7, llava_bench_gain=0.0, macro_drop=0.03, better_than_champion=0.05)
+PARAMS = Params(name="given by each test", seed=1, resamples=200, gate=GATE, proof_questions=6)
+QUESTIONS = ["what colour is it?", "is it red?", "how many?", "what shape?"]
+
+
+def picture(number):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), (40 * number, 255 - 40 * number, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+def score(relative=50.0, macro=0.8):
+    return {"held_out": {"macro": macro}, "llava_bench": {"relative": relative}}
+
+
+def write_items(path, right):
+    """Ten pictures, each with two questions of a benchmark; `right` says of how many pictures both answers are right."""
+    rows = [
+        {
+            "model": "align",
+            "benchmark": "mme",
+            "task": "count",
+            "item": f"{image}-{number}",
+            "image": f"{image}.png",
+            "question": "how many?",
+            "truth": "2",
+            "score": float(image < right),
+        }
+        for image in range(10)
+        for number in range(2)
+    ]
+    pd.DataFrame(rows).to_parquet(path)
+
+
+def shake(folder, seed):
+    """Give a model weights so wild that it says something, and something else under another seed."""
+    model = load_model(folder)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5)
+    model.save_pretrained(folder)
+
+
+class Chain:
+    """What the stages before register leave, of two models that were never tuned and differ in their seed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.params = PARAMS
+        self.paths = {
+            "model": folder / "align",
+            "base_answers": folder / "answer/base",
+            "tuned_answers": folder / "answer/align",
+            "ingested": folder / "ingest",
+            "scores": folder / "scores.json",
+            "items": folder / "items.parquet",
+            "report": folder / "report.html",
+        }
+        with ImageWriter(folder / "ingest/tasks", shard_mib=1) as images:
+            digests = {images.add(picture(number)): picture(number) for number in range(3)}
+        for model, seed in (("base", 1), ("align", 2)):
+            tiny.build(SIZES, seed, QUESTIONS, folder / model)
+            shake(folder / model, seed)
+            self.answer(model, digests)
+        self.paths["scores"].write_text(json.dumps({"train": score(), "align": score()}))
+        self.paths["report"].write_text("<p>report")
+        write_items(self.paths["items"], right=5)
+
+    def answer(self, model, pictures):
+        rows = [
+            {"source": "tasks", "row": row, "task": f"task{row % 2}", "kind": kind, "image": digest, "question": text}
+            for row, (text, kind, digest) in enumerate(
+                (text, kind, digest)
+                for digest in pictures
+                for text, kind in zip(QUESTIONS, ["short", "judgement", "long", "choice"], strict=True)
+            )
+        ]
+        answerer = Answerer(self.folder / model, "cpu", 1, "fp32", 4)
+        asked = [Question(pictures[row["image"]], row["question"], 12 if row["kind"] == "long" else 4) for row in rows]
+        for row, answer in zip(rows, answerer.answer(asked), strict=True):
+            row |= {"truth": "red", "answer": answer}
+        file = self.folder / "answer" / model / "held_out/answers.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def register(self):
+        verdict = self.folder / "verdict.json"
+        register(self.params, "4", "12", "fp32", **self.paths, verdict=verdict)
+        return json.loads(verdict.read_text())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture
+def chain(made, tmp_path, monkeypatch, mlflow_store):
+    """A chain of the test's own, that registers under a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    own = object.__new__(Chain)
+    shutil.copytree(made.folder, tmp_path / "chain")
+    own.folder = tmp_path / "chain"
+    own.paths = {name: own.folder / path.relative_to(made.folder) for name, path in made.paths.items()}
+    own.params = PARAMS.model_copy(update={"name": f"tandem-{tmp_path.name}"})
+    return own
+
+
+@pytest.fixture
+def packaged(monkeypatch):
+    """Stands in for the clean process, which takes seconds: the package answers what the tuned model did."""
+
+    def answers(name, version, questions):
+        return [question.tuned for question in questions]
+
+    monkeypatch.setattr("stages.register.answers_in_a_clean_process", answers)
+
+
+def failing(verdict):
+    return [condition["name"] for condition in verdict["conditions"] if not condition["holds"]]
+
+
+def test_the_first_version_that_passes_the_thresholds_becomes_champion(chain, packaged):
+    verdict = chain.register()
+
+    assert (verdict["promoted"], verdict["version"], failing(verdict)) == (True, 1, [])
+    champion = champion_of(mlflow.MlflowClient(), chain.params.name)
+    assert champion is not None
+    assert int(champion.version) == 1
+
+
+@pytest.mark.slow
+def test_a_promoted_version_has_answered_in_a_clean_process_and_answers_here(chain):
+    verdict = chain.register()
+
+    assert (verdict["promoted"], verdict["version"], failing(verdict)) == (True, 1, [])
+    assert verdict["proof"]["equal"] == verdict["proof"]["questions"] == 6
+    recorded = json.loads((chain.paths["tuned_answers"] / "held_out/answers.jsonl").read_text().splitlines()[0])
+    served = mlflow.pyfunc.load_model(f"models:/{chain.params.name}@champion")
+    asked = pd.DataFrame({"image_b64": [base64.b64encode(picture(0)).decode()], "question": [recorded["question"]]})
+    assert list(served.predict(asked, params={"max_new_tokens": 4})["answer"]) == [recorded["answer"]]
+
+
+def test_the_same_bytes_again_are_the_same_version(chain, packaged):
+    chain.register()
+    again = chain.register()
+
+    assert (again["version"], again["promoted"]) == (1, True)
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{chain.params.name}'")) == 1
+
+
+def test_what_was_not_measured_does_not_hold(chain, packaged):
+    chain.paths["scores"].write_text(json.dumps({"align": {"held_out": {"macro": None}}}))
+
+    assert failing(chain.register()) == ["held_out_macro", "llava_bench_gain", "macro_drop"]
+
+
+def test_a_version_below_the_thresholds_is_registered_but_not_promoted_and_says_why(chain, packaged):
+    chain.paths["scores"].write_text(json.dumps({"train": score(60.0, 0.9), "align": score(50.0, 0.6)}))
+
+    verdict = chain.register()
+
+    assert not verdict["promoted"]
+    assert failing(verdict) == ["held_out_macro", "llava_bench_gain", "macro_drop"]
+    assert champion_of(mlflow.MlflowClient(), chain.params.name) is None
+
+
+def test_a_package_that_answers_otherwise_than_the_tuned_model_did_is_kept_out(chain, monkeypatch):
+    monkeypatch.setattr("stages.register.answers_in_a_clean_process", lambda *_: ["never said"] * 6)
+
+    verdict = chain.register()
+
+    assert failing(verdict) == ["proof"]
+    assert verdict["proof"]["differing"][0]["packaged"] == "never said"
+
+
+def test_a_package_that_answers_as_the_base_did_is_kept_out(chain, packaged):
+    shutil.rmtree(chain.paths["base_answers"])
+    shutil.copytree(chain.paths["tuned_answers"], chain.paths["base_answers"])
+
+    assert failing(chain.register()) == ["proof"]
+
+
+def test_an_equal_candidate_leaves_the_champion_and_a_better_one_replaces_it(chain, packaged):
+    chain.register()
+    # Other bytes, same answers: a version of its own.
+    (chain.paths["model"] / "notes.json").write_text("{}")
+    equal = chain.register()
+    write_items(chain.paths["items"], right=10)
+    better = chain.register()
+
+    assert (equal["version"], equal["promoted"], failing(equal)) == (2, False, ["better_than_champion"])
+    assert (better["version"], better["promoted"]) == (2, True)
+
+
+def items(scores, benchmark="mme"):
+    rows = range(len(scores))
+    return pd.DataFrame(
+        {
+            "benchmark": benchmark,
+            "task": "count",
+            "item": [str(row) for row in rows],
+            "image": [f"{row // 2}.png" for row in rows],
+            "question": "how many?",
+            "truth": "2",
+            "score": scores,
+        }
+    )
+
+
+def test_worse_on_one_benchmark_keeps_a_candidate_out_that_is_better_on_another():
+    low, high = [0.0] * 40, [1.0] * 40
+    theirs = pd.concat([items(low, "mme"), items(high, "pope")])
+    mixed = pd.concat([items(high, "mme"), items(low, "pope")])
+    better = pd.concat([items(high, "mme"), items(high, "pope")])
+
+    assert compare(better, theirs, 0.05, 500, 1, "version 1").holds
+    assert not compare(mixed, theirs, 0.05, 500, 1, "version 1").holds
+
+
+def test_equal_models_are_promoted_over_each_other_no_more_often_than_the_level():
+    random = np.random.default_rng(3)
+    passed = 0
+    for seed in range(100):
+        ours, theirs = (pd.concat([items(random.random(40).round(), name) for name in ("a", "b", "c")]) for _ in range(2))
+        passed += compare(ours, theirs, 0.05, 300, seed, "version 1").holds
+    # 100 tries at 0.05: 10 is more than two standard deviations above the mean.
+    assert passed <= 10
+
+
+def test_a_champion_that_was_asked_other_questions_stays():
+    verdict = compare(items([1.0]), items([0.0]).assign(question="which?"), 0.05, 100, 1, "version 7")
+
+    assert not verdict.holds
+    assert "version 7 was never asked these questions" in verdict.why
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_never_goes_down():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+def test_the_proof_asks_every_task_before_it_asks_one_twice():
+    rows = {("tasks", row): {"task": task} for row, task in enumerate("aaabbc")}
+
+    assert [rows[key]["task"] for key in _spread(rows, 4)] == ["a", "b", "c", "a"]
+
+
+def test_the_facts_of_a_run_are_every_params_value_and_every_digest_dvc_recorded(tmp_path):
+    (tmp_path / "params.yaml").write_text("train: {lora: {rank: 16}, seed: null}\nanswer: {models: [base, align]}")
+    (tmp_path / "dvc.lock").write_text("stages: {curate: {outs: [{path: data/curate, md5: 12ab.dir}]}}")
+
+    facts = facts_of_run(tmp_path)
+
+    assert facts.params == {"train.lora.rank": "16", "train.seed": "null", "answer.models": '["base", "align"]'}
+    assert facts.tags == {"git_commit": "none", "md5.data/curate": "12ab.dir"}
+
+
+def test_requirements_are_pinned_without_the_name_of_a_build():
+    assert all("==" in line and "+" not in line for line in requirements())
+
+
+def test_without_held_out_questions_register_says_what_to_change(chain):
+    for name in ("base_answers", "tuned_answers"):
+        (chain.paths[name] / "held_out/answers.jsonl").write_text("")
+
+    with pytest.raises(ValueError, match=r"curate\.held_out"):
+        chain.register()
+
+
+@pytest.mark.parametrize("image", ["https://example.org/cat.png", "/etc/passwd", base64.b64encode(b"no picture").decode()])
+def test_a_served_model_takes_pictures_only_as_bytes(image):
+    with pytest.raises(mlflow.MlflowException, match="image_b64"):
+        picture_of(image)
+
+
+def test_a_data_url_is_a_picture():
+    found = picture_of("data:image/png;base64," + base64.b64encode(picture(1)).decode())
+
+    assert found is not None
+    assert found.size == (20, 20)
+
+
+@pytest.mark.slow
+def test_served_over_http_the_champion_answers_as_it_does_in_process(chain):
+    chain.register()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    asked = pd.DataFrame({"image_b64": [base64.b64encode(picture(0)).decode()] * 2, "question": QUESTIONS[:2]})
+    expected = mlflow.pyfunc.load_model(f"models:/{chain.params.name}@champion").predict(asked, params={"max_new_tokens": 6})
+    words = ["models", "serve", "-m", f"models:/{chain.params.name}@champion", "--env-manager", "local", "-p", str(port)]
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1"])
+    try:
+        body = {"dataframe_split": asked.to_dict(orient="split"), "params": {"max_new_tokens": 6}}
+        answer = post(f"http://127.0.0.1:{port}/invocations", body, server)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+    assert answer["predictions"] == expected.to_dict(orient="records")
+
+
+def post(url, body, server):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    for _ in range(240):
+        assert server.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not come up in two minutes")
