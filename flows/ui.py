@@ -17,7 +17,6 @@ from pathlib import Path
 
 from flows.artifacts import MLFLOW_URL, REPORT_URL
 from stages.running.command import WORK
-from stages.running.leash import follow_parent
 
 HOST = "127.0.0.1"
 PORTS = {"TANDEM_PREFECT_PORT": 4200, "TANDEM_MLFLOW_PORT": 5000, "TANDEM_PAGES_PORT": 8080}
@@ -79,7 +78,6 @@ class Service:
 
 def main() -> int:
     """Start all services, say where they are, and stop them when asked to or when one of them ends."""
-    follow_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
     started: list[Service] = []

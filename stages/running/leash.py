@@ -21,6 +21,8 @@ import psutil
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ash", "ksh"}
 LOOK_EVERY_SECONDS = 0.2
+STARTED_BY_A_PROGRAM = ("DVC_STAGE", "PREFECT__FLOW_RUN_ID")
+"""Environment variables that DVC and Prefect's worker give to what they start."""
 
 
 def follow_parent() -> None:
@@ -58,14 +60,16 @@ def _descent() -> tuple[psutil.Process | None, list[psutil.Process]]:
 def _is_adopter(starter: psutil.Process, ours: list[psutil.Process]) -> bool:
     """Whether `starter` only took us in, because who started us died while we were still importing.
 
-    An adopter sits in another session than its charges, unless they opened one of their own; inside a container it may
-    sit in the same one, but then it is process 1, and not a Python program as DVC is.
+    A person may start a stage and close the shell behind it, so only what a program started is asked. An adopter sits
+    in another session than its charges, unless they opened one of their own; inside a container it may sit in the same
+    one, but then it is process 1, and not a Python program as DVC is.
     """
+    if not any(name in os.environ for name in STARTED_BY_A_PROGRAM):
+        return False
     leads_session = any(os.getsid(process.pid) == process.pid for process in ours)
     if not leads_session and os.getsid(starter.pid) != os.getsid(0):
         return True
-    started_by_dvc = "DVC_STAGE" in os.environ
-    return started_by_dvc and starter.pid == 1 and not any("python" in word for word in starter.cmdline()[:1])
+    return starter.pid == 1 and not any("python" in word for word in starter.cmdline()[:1])
 
 
 def _watch(starter: psutil.Process) -> None:
