@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.corpus import ledger
-from stages.corpus.ledger import ON, STATES, Line
+from stages.corpus.ledger import ON, STATES, Line, reason_name
 
 CHAIN = ("ingest", "validate", "curate", "render")
 MOST_REASONS = 6
@@ -24,8 +23,19 @@ TOLD = {
     "uncertified": "whose loss mask could not be proved",
     "ready": "ready to learn from",
 }
+TUNING = ("connect", "train", "align")
+"""What rows are ready for, in the order of the tuning stages."""
 KEPT = ("ready", "held_out")
 """Ends that are no loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why rows ended in a state, and the detail of one of them."""
+
+    name: str
+    rows: int
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class End:
 
     state: str
     rows: int
-    reasons: tuple[tuple[str, int], ...]
+    reasons: tuple[Reason, ...]
     others: int
     """Rows whose reason is not among `reasons`."""
 
@@ -79,12 +89,6 @@ class Funnel:
         return self.ends.get("ready", 0)
 
 
-def read_ledgers(ingested: Path, validated: Path, curated: Path, rendered: Path) -> list[list[Line]]:
-    """The lines of the four stages of the data half, in the order of the chain."""
-    first = [line for path in sorted(ingested.glob("*/ledger.parquet")) for line in ledger.read(path)]
-    return [first, *(ledger.read(folder / "ledger.parquet") for folder in (validated, curated, rendered))]
-
-
 def funnels(parts: Sequence[Sequence[Line]]) -> list[Funnel]:
     """The funnel of all sources together, then of each; refuses ledgers that do not add up."""
     ledger.join(parts)
@@ -100,14 +104,18 @@ def funnel(source: str, parts: Sequence[Sequence[Line]]) -> Funnel:
 
 
 def _step(stage: str, part: Sequence[Line]) -> Step:
-    states = Counter(line.state for line in part)
-    order = [state for state in STATES if states[state]]
-    reasons = {state: Counter(line.reason for line in part if line.state == state) for state in order}
-    return Step(stage, len(part), states[ON], tuple(_end(state, states[state], reasons[state]) for state in order))
+    rows = Counter(line.state for line in part)
+    went_on = rows.pop(ON, 0)
+    ends = (_end(state, [line.reason for line in part if line.state == state]) for state in STATES if rows[state])
+    return Step(stage, len(part), went_on, tuple(ends))
 
 
-def _end(state: str, rows: int, reasons: Counter[str]) -> End:
-    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    # Where each row has a reason of its own (the row it repeats), a few stand for all.
-    named = ordered[:MOST_REASONS] if len(ordered) <= 2 * MOST_REASONS or ordered[0][1] > 1 else ordered[:2]
-    return End(state, rows, tuple(named), rows - sum(number for _, number in named))
+def _end(state: str, reasons: Sequence[str]) -> End:
+    rows = Counter(map(reason_name, reasons))
+    details = {reason_name(reason): reason.partition(":")[2].strip() for reason in reversed(reasons)}
+    if state == "ready":
+        order = sorted(rows, key=lambda name: (TUNING.index(name) if name in TUNING else len(TUNING), name))
+    else:
+        order = sorted(rows, key=lambda name: (-rows[name], name))[:MOST_REASONS]
+    named = tuple(Reason(name, rows[name], details[name]) for name in order)
+    return End(state, len(reasons), named, len(reasons) - sum(reason.rows for reason in named))

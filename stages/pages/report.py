@@ -7,9 +7,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from stages.corpus import ledger
 from stages.pages import gallery, standing
 from stages.pages.drawing import Series, nice_span, smoothed
-from stages.pages.funnel import funnels, read_ledgers
+from stages.pages.funnel import funnels
 from stages.pages.masks import Grove, grove
 from stages.pages.page import write_page
 from stages.pages.pictures import pictures
@@ -68,7 +69,7 @@ def write(
         yes_ratios=standing.yes_ratios(scores, models),
         task_tables=standing.task_tables(answered, models),
         named=standing.named,
-        funnels=funnels(read_ledgers(ingested, validated, curated, rendered)),
+        funnels=funnels(ledger.read_parts(ingested, validated, curated, rendered)),
         groves=groves,
         biggest=max(range(len(groves)), key=lambda place: groves[place].branches) if groves else 0,
         curves=read_curves(curves),

@@ -151,13 +151,13 @@ def make_trees(folder: Path, tasks: Any, digests: list[str], tokenizer: Tokenize
 
 def make_ledgers(folder: Path, tasks: Any, pictures: int) -> None:
     ends = [
-        (1, "unreadable", "no such image: ../../etc/passwd"),
+        (1, "unreadable", "outside: ../../etc/passwd"),
         (2, "quarantined", "expect_answer_to_be_text"),
-        (2, "duplicate", "tasks/3"),
-        (2, "duplicate", "tasks/9"),
-        (2, "unbalanced", f"more Yes than No {NASTY}"),
-        (2, "held_out", "picture kept for testing"),
-        (3, "too_long", "1,201 tokens of at most 1,024"),
+        (2, "duplicate", "same_answer: tasks/3"),
+        (2, "duplicate", "same_answer: tasks/9"),
+        (2, "unbalanced", f"more_yes: {NASTY}"),
+        (2, "held_out", "by_picture"),
+        (3, "too_long", "max_tokens: 1201"),
     ]
     order = {"unreadable": 0, "quarantined": 1, "too_long": 3}
     parts: list[list[Line]] = [[], [], [], []]
