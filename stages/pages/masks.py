@@ -112,11 +112,13 @@ def pieces(ids: Sequence[int], supervised: Sequence[bool], tokenizer: Tokenizer)
     """The text of each token with its mask; tokens join where only together they spell a letter."""
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     found: list[Piece] = []
+    before: int | None = None
     for span, flag, is_special in _stretches(ids, supervised, special.__contains__):
         if is_special:
             found.extend(_runs(span, flag, tokenizer))
         else:
-            found.extend(Piece(text, flag) for text in _texts(span, tokenizer))
+            found.extend(Piece(text, flag) for text in _texts(span, tokenizer, before))
+        before = None if is_special else span[-1]
     return found
 
 
@@ -149,12 +151,17 @@ def _runs(ids: Sequence[int], flag: bool, tokenizer: Tokenizer) -> Iterator[Piec
             start = end
 
 
-def _texts(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """The texts of `ids`, which put together are the text of all."""
-    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
-    done = 0
+def _texts(ids: Sequence[int], tokenizer: Tokenizer, before: int | None) -> Iterator[str]:
+    """The texts of `ids`, which put together are the text of all; `before` is the token they follow."""
+    # Some tokenizers drop the space before the first word of a text, so a token from before goes first.
+    context = [] if before is None else [before]
+    start = tokenizer.decode(context, skip_special_tokens=False)
+    whole = tokenizer.decode([*context, *ids], skip_special_tokens=False)
+    if not whole.startswith(start):
+        context, start, whole = [], "", tokenizer.decode(list(ids), skip_special_tokens=False)
+    done = len(start)
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
+        text = tokenizer.decode([*context, *ids[:end]], skip_special_tokens=False)
         # A letter cut in two reads as a replacement mark until its other half is there.
         if end == len(ids) or (whole.startswith(text) and len(text) > done):
             yield (whole if end == len(ids) else text)[done:]

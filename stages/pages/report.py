@@ -93,8 +93,17 @@ def told(measures: list[Measure], models: list[str]) -> str:
 
 
 def read_groves(rendered: Path, stages: list[str], base_model: Path, seed: int) -> list[Grove]:
-    """The trees of each tuning stage in numbers and examples."""
-    tokenizer = Tokenizer.from_file(str(base_model / "tokenizer.json"))
+    """The trees of each tuning stage in numbers and examples.
+
+    Raises:
+        ValueError: the base model has no tokenizer.json.
+    """
+    path = base_model / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"there is no {path}, which the report needs to spell tokens; choose a base.model with a fast tokenizer"
+        )
+    tokenizer = Tokenizer.from_file(str(path))
     return [grove(stage, rendered / stage / "trees.parquet", tokenizer, seed, MOST_TASKS) for stage in stages]
 
 

@@ -40,6 +40,13 @@ def test_a_letter_cut_in_several_tokens_is_one_piece(tokenizer):
     assert [piece.text for piece in pieces(ids, [True] * len(ids), tokenizer)] == ["a", "🙂"]
 
 
+def test_the_space_between_prompt_and_answer_is_kept():
+    words = ["▁Answer", ":", "▁Yes"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=":"))
+    tokenizer.decoder = decoders.Metaspace()
+    assert [piece.text for piece in pieces([0, 1, 2], [False, False, True], tokenizer)] == ["Answer", ":", " Yes"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(words=st.text(max_size=12), data=st.data())
 def test_no_text_is_lost_and_no_mask_moved(tokenizer, words, data):
