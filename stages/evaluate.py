@@ -57,6 +57,7 @@ def evaluate(
     train_curve: Path,
     align_curve: Path,
     scores: Out,
+    metrics: Out,
     items: Out,
     plots: Out,
     reviews: Out,
@@ -76,6 +77,7 @@ def evaluate(
     }
     table = score_table(results, drawn)
     scores.write_text(json.dumps(table, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    metrics.write_text(json.dumps(headlines(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_items(items, results)
     write_plots(plots, results, drawn)
     for model, of in results.items():
@@ -157,6 +159,18 @@ def score_table(
             table[model][name] = _rounded({**figures, **nested}, name in OURS)
         before = model
     return table
+
+
+def headlines(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, float | None]]:
+    """{benchmark: {model: headline}}: few enough to be read side by side in `dvc metrics show` and `dvc exp show`."""
+    return {
+        name: {
+            model: short(of[name].figures[scored.HEADLINE].value())
+            for model, of in results.items()
+            if scored.HEADLINE in of[name].figures
+        }
+        for name, scored in SCORED.items()
+    }
 
 
 def short(value: float) -> float | None:

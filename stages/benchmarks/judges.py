@@ -93,6 +93,12 @@ through to too up very was we were what when where which while who whose why wil
 EMPTY_WORDS = frozenset(EMPTY.split())
 COUNTED = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 NUMBERS = {word: str(number) for number, word in enumerate(COUNTED.split())}
+NEGATIONS = "no not none never nothing cannot can't isn't aren't doesn't don't"
+COLOURS = "red green blue yellow orange purple pink brown black white grey gray"
+PLACES = "left right top bottom above below under inside outside middle center centre large small big tall short"
+KEY_WORDS = frozenset(f"{NEGATIONS} {COLOURS} {PLACES} yes even odd".split())
+KEY_WEIGHT = 4.0
+"""What a word counts that tells a fact of this picture; any other content word, and a pair of neighbours, counts 1."""
 FACTS_SHARE = 0.75
 """Of the nine points above 1, the share given for facts; the rest is for form."""
 FEWEST_WORDS = 4
@@ -102,15 +108,18 @@ FEWEST_WORDS = 4
 class RulesJudge:
     """Marks an answer by the facts it shares with the reference, and by its form.
 
-    facts      the harmonic mean of *coverage* (share of the reference's content words, and of its neighbouring pairs of
-               them, that the answer has) and *support* (share of the answer's content words that reference, question or
-               description bear out, each at most as often as there: a repeated word is no second fact).
+    words      those that carry a fact: no articles, pronouns and the like; numbers as digits; no plural s. A number, a
+               negation, a colour, a place, and a word of the picture's description that is not in the question weigh 4:
+               they tell something of this picture. The others weigh 1: they are how one speaks.
+    coverage   the share, by weight, of the reference's words and pairs of neighbouring words that the answer has.
+    support    the share, by weight, of the answer's words that reference, question or description bear out, each at most
+               as often as there: a repeated word is no second fact.
     form       the mean of *sentence* (begins with a capital, ends with a full stop, has four words or more) and *length*
                (shorter over longer of the two texts, in words), times support: well-formed nonsense earns nothing.
-    score      1 + 9 × (0.75 × facts + 0.25 × form), to one decimal.
+    score      1 + 9 × (0.75 × coverage × support + 0.25 × form), to one decimal.
 
-    The reference is marked by the same rule, against itself. So a right word alone stands above a wrong one, a full
-    sentence with all facts above both, and each wrong fact costs coverage and support.
+    The reference is marked by the same rule, against itself. So a full sentence with all facts stands above a right word
+    alone, that above a full sentence with the fact wrong, and each wrong fact costs coverage and support.
     """
 
     def review(self, cases: Sequence[Case]) -> list[Verdict]:
@@ -126,14 +135,15 @@ class RulesJudge:
         wanted, given = content_words(case.reference), content_words(text)
         if not given:
             return 1.0
-        coverage = _covered(wanted, given)
-        support = _supported(given, [wanted, content_words(case.question), content_words(case.context)])
-        facts = 2 * coverage * support / (coverage + support) if coverage + support else 0.0
+        asked, described = content_words(case.question), content_words(case.context)
+        telling = set(described) - set(asked)
+        coverage = _covered(wanted, given, telling)
+        support = _supported(given, [wanted, asked, described], telling)
         words, reference_words = len(text.split()), len(case.reference.split())
         sentence = (text[:1].isupper() + (text.rstrip()[-1:] in ".!?") + (words >= FEWEST_WORDS)) / 3
         length = min(words, reference_words) / max(words, reference_words, 1)
         form = support * (sentence + length) / 2
-        return round(1 + 9 * (FACTS_SHARE * facts + (1 - FACTS_SHARE) * form), 1)
+        return round(1 + 9 * (FACTS_SHARE * coverage * support + (1 - FACTS_SHARE) * form), 1)
 
 
 def content_words(text: str) -> list[str]:
@@ -146,18 +156,25 @@ def _root(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 
-def _covered(wanted: Sequence[str], given: Sequence[str]) -> float:
-    if not wanted:
-        return 1.0
-    facts = set(wanted) | set(pairwise(wanted))
-    return len(facts & (set(given) | set(pairwise(given)))) / len(facts)
+def _weight(word: str, telling: set[str]) -> float:
+    return KEY_WEIGHT if word in telling or word in KEY_WORDS or word[0].isdigit() else 1.0
 
 
-def _supported(given: Sequence[str], sources: Sequence[Sequence[str]]) -> float:
+def _covered(wanted: Sequence[str], given: Sequence[str], telling: set[str]) -> float:
+    weights = {word: _weight(word, telling) for word in wanted}
+    pairs, given_pairs = set(pairwise(wanted)), set(pairwise(given))
+    total = sum(weights.values()) + len(pairs)
+    found = sum(weight for word, weight in weights.items() if word in set(given)) + len(pairs & given_pairs)
+    return found / total if total else 1.0
+
+
+def _supported(given: Sequence[str], sources: Sequence[Sequence[str]], telling: set[str]) -> float:
     known: Counter[str] = Counter()
     for source in sources:
         known |= Counter(source)
-    return (Counter(given) & known).total() / len(given)
+    borne_out = Counter(given) & known
+    total = sum(_weight(word, telling) for word in given)
+    return sum(number * _weight(word, telling) for word, number in borne_out.items()) / total
 
 
 ROLE = "You mark answers to questions about a picture. You are exact and fair, and you favour no position."

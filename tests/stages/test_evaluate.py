@@ -70,7 +70,7 @@ def run(tmp_path, marks=MARKS, name="out"):
     out.mkdir()
     read = [answers, *(tmp_path / word for word in ("benchmarks", "ingest", "validate", "curate", "render", "model"))]
     curves = [tmp_path / f"{word}.csv" for word in ("connect", "train", "align")]
-    written = [out / word for word in ("scores.json", "items.parquet", "plots", "reviews", "report.html")]
+    written = [out / word for word in ("scores.json", "metrics.json", "items.parquet", "plots", "reviews", "report.html")]
     evaluate(PARAMS, *read, *curves, *written)
     return out
 
@@ -85,6 +85,12 @@ def test_scores_have_intervals_and_the_gain_over_the_model_before(tmp_path, page
     assert "accuracy_gain" not in base
     assert align["accuracy_gain"] == 0.5
     assert 0 < align["accuracy_gain_low"] < 0.5 < align["accuracy_gain_high"]
+
+
+def test_the_metrics_are_one_figure_a_benchmark_and_model(tmp_path, page):
+    metrics = json.loads((run(tmp_path) / "metrics.json").read_text())
+
+    assert metrics == {"toy": {"base": 0.25, "align": 0.75}, "other": {"base": 0.25, "align": 0.75}}
 
 
 def test_items_hold_a_line_per_model_benchmark_and_item(tmp_path, page):
@@ -117,7 +123,7 @@ def test_two_runs_write_the_same_bytes(tmp_path, page):
     one, two = run(tmp_path), run(tmp_path, name="again")
 
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert len(files) == 11
+    assert len(files) == 12
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
 
 

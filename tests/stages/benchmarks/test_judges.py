@@ -41,6 +41,21 @@ def test_swapped_facts_cost_though_every_word_is_right():
     assert right > scored("There is a large blue circle at the left and two small red squares at the right.")
 
 
+def test_a_right_word_alone_stands_above_a_chatty_answer_with_the_fact_wrong():
+    case = Case(
+        question="Could you tell me which number somebody wrote here?",
+        context="The picture shows one handwritten digit. It is the number 9, written in purple on black.",
+        reference="Somebody wrote the number 9 here.",
+        answer="",
+    )
+    chatty, terse, wrong, off = (
+        RulesJudge().score(case, answer)
+        for answer in ("Somebody wrote the number 9 here.", "9", "Somebody wrote the number 7 here.", "7")
+    )
+
+    assert chatty > terse > wrong > off
+
+
 def test_the_reference_has_full_marks_and_an_empty_answer_has_the_least():
     assert scored(CASE.reference) == 10.0
     assert scored("") == 1.0
