@@ -88,7 +88,7 @@ def line_chart(
         places = " ".join(f"{1000 * (x - left) / wide:.1f},{1000 * (top - y) / tall:.1f}" for x, y in kept)
         return Markup('<polyline class="line tone-{}{}" points="{}"/>').format(one.tone, " faint" if one.faint else "", places)
 
-    y_marks, x_marks = ticks(bottom, top, 4), ticks(left, right, 4)
+    y_marks, x_marks = ticks(bottom, top, 4), ticks(left, right, 4, whole=True)
     return Markup(
         '<figure class="chart" role="img" aria-label="{label}"><div class="y-name">{y_label}</div><div class="plot">'
         '<div class="y-axis" aria-hidden="true">{y_axis}</div>'
@@ -113,13 +113,15 @@ def line_chart(
     )
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between `low` and `high`, about that many."""
+def ticks(low: float, high: float, about: int = 5, *, whole: bool = False) -> list[float]:
+    """Round numbers between `low` and `high`, about that many; only `whole` ones if asked."""
     if high <= low:
         return [low]
-    rough = (high - low) / about
+    rough = max((high - low) / about, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    step = next(
+        power * factor for factor in ((1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)) if power * factor >= rough * 0.999
+    )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(index * step, 10) for index in range(first, last + 1)]
 

@@ -15,6 +15,11 @@ def test_ticks_are_round_and_within(low, high, wanted):
     assert ticks(low, high, 4) == wanted
 
 
+def test_steps_are_marked_at_whole_numbers():
+    assert ticks(1, 10, 4, whole=True) == [5, 10]
+    assert ticks(1, 3, 4, whole=True) == [1, 2, 3]
+
+
 def test_a_span_holds_all_values_and_zero():
     low, high = nice_span([12.0, 87.3])
     assert low == 0
