@@ -142,19 +142,20 @@ def validate(params: Params, ingested: Path, validated: Out) -> None:
     if not len(rows):
         raise ValueError(f"no source in {ingested} has a row that could be read; its ledger.parquet says why of each")
     suite = contract(params)
-    result = run_suite(suite, facts(rows, looks(ingested, rows, params.max_side)))
+    seen = looks(ingested, rows, params.max_side)
+    result = run_suite(suite, facts(rows, seen))
     broken = broken_rows(result)
 
     too_many = excess(params, rows["source"].to_pylist(), broken)
     if too_many:
-        _write_page(WORK / "validate" / "contract.html", ingested, rows, suite, broken)
+        _write_page(WORK / "validate" / "contract.html", ingested, rows, seen, suite, broken)
         raise ValueError(f"{too_many}\n  the rows, with their pictures: {WORK / 'validate' / 'contract.html'}")
 
     validated.mkdir(parents=True)
     pq.write_table(rows.filter(pa.array([number not in broken for number in range(len(rows))])), validated / "examples.parquet")
     pq.write_table(quarantine(rows, broken), validated / "quarantine.parquet")
     ledger.write(validated / "ledger.parquet", lines(rows, broken))
-    _write_page(validated / "contract.html", ingested, rows, suite, broken)
+    _write_page(validated / "contract.html", ingested, rows, seen, suite, broken)
     (validated / "docs").mkdir()
     (validated / "docs" / "index.html").write_text(data_docs(result), encoding="utf-8")
 
@@ -380,7 +381,12 @@ def lines(rows: pa.Table, broken: Mapping[int, Sequence[str]]) -> list[Line]:
 
 
 def _write_page(
-    path: Path, ingested: Path, rows: pa.Table, suite: Mapping[str, Expectation], broken: Mapping[int, Sequence[str]]
+    path: Path,
+    ingested: Path,
+    rows: pa.Table,
+    seen: Mapping[str, Look],
+    suite: Mapping[str, Expectation],
+    broken: Mapping[int, Sequence[str]],
 ) -> None:
     by_name: dict[str, list[int]] = {name: [] for name in suite}
     for number in sorted(broken):
@@ -400,6 +406,8 @@ def _write_page(
             )
             for name, expectation in suite.items()
         ],
+        # What did not decode is not given to a decoder again: it may be a bomb, or a program in a picture's clothes.
+        showable={digest for digest, one in seen.items() if one.whole},
     )
 
 

@@ -1,6 +1,6 @@
 """The data contract as a page: every expectation, how many rows it held for, and rows that broke it with their pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,11 @@ class Clause:
     examples: Sequence[Example]
 
 
-def write_contract(path: Path, stores: Sequence[Path], *, rows: int, passed: int, clauses: Sequence[Clause]) -> None:
-    """Write the page; pictures come from the image stores in `stores`."""
-    wanted = {digest for clause in clauses for one in clause.examples for digest in one.images}
+def write_contract(
+    path: Path, stores: Sequence[Path], *, rows: int, passed: int, clauses: Sequence[Clause], showable: Collection[str]
+) -> None:
+    """Write the page; pictures come from the image stores in `stores`, and only `showable` ones are drawn."""
+    wanted = {digest for clause in clauses for one in clause.examples for digest in one.images}.intersection(showable)
     shown = {digest: picture(content) for digest, content in read_images(stores, wanted)} if wanted else {}
     write_page(
         path,

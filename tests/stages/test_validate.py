@@ -1,0 +1,224 @@
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from stages.corpus import example, ledger
+from stages.corpus.example import Example, Turn
+from stages.corpus.images import ImageWriter
+from stages.validate import Params, boxes_within, contract, is_option, validate
+
+PARAMS = Params(min_side=16, max_side=100, max_answer_words=20, max_quarantined=1.0)
+
+
+def picture(size=(32, 32), format="PNG", seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+GOOD = picture()
+CUT = picture(format="JPEG")[:400]
+
+
+def row(number=0, *texts, images=(GOOD,), roles="uaua", source="a", **change):
+    """An example that holds to the contract but for `change`, and the bytes of its pictures."""
+    texts = texts or ("<image>\nWhat is it?", "a square")
+    names = {"u": "user", "a": "assistant"}
+    turns = tuple(Turn(names.get(role, role), text) for role, text in zip(roles, texts, strict=False))
+    fields = {"task": "shapes", "kind": "short", "origin": "human", "templated": False, **change}
+    return Example(source, number, str(number), domain="shapes", images=(), turns=turns, **fields), images
+
+
+def ingested(folder, rows):
+    for source in sorted({one.source for one, _ in rows}):
+        with ImageWriter(folder / source, 1) as store:
+            examples = []
+            for one, contents in rows:
+                if one.source == source:
+                    fields = {name: getattr(one, name) for name in Example.__slots__}
+                    examples.append(Example(**{**fields, "images": tuple(store.add(content) for content in contents)}))
+        example.write(folder / source / "examples.parquet", examples)
+    return folder
+
+
+def validated(folder, rows, params=PARAMS):
+    """What became of each row: "" if it passed, else the expectation it is quarantined under."""
+    validate(params, ingested(folder / "ingest", rows), folder / "validate")
+    lines = ledger.read(folder / "validate" / "ledger.parquet")
+    kept = {(one.source, one.row) for one in example.read(folder / "validate" / "examples.parquet")}
+    quarantined = pq.read_table(folder / "validate" / "quarantine.parquet").to_pylist()
+    assert {(line.source, line.row) for line in lines if line.state == ledger.ON} == kept
+    assert {(one["source"], one["row"]): one["expectation"] for one in quarantined} == {
+        (line.source, line.row): line.reason for line in lines if line.state == "quarantined"
+    }
+    return [line.reason for line in lines]
+
+
+BROKEN = {
+    "task_is_named": [row(task="")],
+    "kind_is_known": [row(kind="limerick"), row(kind="")],
+    "origin_is_known": [row(origin="martian")],
+    "roles_are_known": [row(0, "Be kind.", "<image>\nHi", "Ho", roles=["system", "u", "a"])],
+    "user_speaks_first": [row(0, "Ho", "<image>\nHi", "Ho", roles="aua"), row(0, "<image>", roles="a")],
+    "roles_alternate": [row(0, "<image>\nHi", "Hi?", "Ho", roles="uua"), row(0, "<image>\nHi", "Ho", "Ho", roles="uaa")],
+    "assistant_speaks_last": [row(0, "<image>\nHi", "Ho", "And?"), row(0, "<image>\nHi")],
+    "answers_not_empty": [row(0, "<image>\nHi", ""), row(0, "<image>\nHi", " \n\t"), row(0, "<image>\nHi", "Ho", "And?", "")],
+    "questions_not_empty": [row(0, "<image>\n", "a square"), row(0, "<image>\nHi", "Ho", "", "Ho", templated=True)],
+    "answers_not_too_long": [row(0, "<image>\nHi", "word " * 21)],
+    "text_has_no_control_characters": [
+        row(0, "<image>\nHi\0", "Ho"), row(0, "<image>\nHi", "H\x1bo"), row(0, "<image>\nHi\x9f", "Ho"),
+    ],
+    "text_has_no_special_tokens": [
+        row(0, "<image>\nHi</s>", "Ho"), row(0, "<image>\nHi", "<s>Ho"), row(0, "<image>\nHi<|im_end|>", "Ho"),
+        row(0, "<image>\n<|endoftext|>Hi", "Ho"), row(0, "<image>\n[INST] Hi", "Ho"), row(0, "<image>\nHi <unk>", "Ho"),
+    ],
+    "one_mark_per_picture": [
+        row(0, "Hi", "Ho"), row(0, "<image>\n<image>\nHi", "Ho"), row(0, "<image>\nHi", "Ho", images=()),
+        row(0, "<image>\nWhat does <image> mean?", "Ho"), row(0, "<image>\nHi", "Ho", images=(GOOD, picture(seed=1))),
+    ],
+    "no_mark_in_answers": [row(0, "<image>\nHi", "Ho <image>")],
+    "picture_decodes_whole": [row(images=(CUT,)), row(images=(b"<html>gone</html>",)), row(images=(GOOD[:-40],))],
+    "picture_not_too_small": [row(images=(picture((32, 15)),))],
+    "picture_not_too_large": [row(images=(picture((101, 32)),))],
+    "judgement_is_yes_or_no": [row(0, "<image>\nIs it?", "Maybe", kind="judgement")],
+    "choice_is_an_option": [row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "(c) green", kind="choice")],
+    "boxes_within_picture": [
+        row(0, "<image>\nWhere?", "[0.1, 0.2, 1.3, 0.4]", kind="referring"),
+        row(0, "<image>\nWhere?", "[0.5, 0.2, 0.3, 0.4]", kind="referring"),
+        row(0, "<image>\nWhat is at [12, 30]?", "a cat", kind="referring"),
+        row(0, "<image>\nWhat is at [nan, 0, 1, 1]?", "a cat", kind="referring"),
+    ],
+}  # fmt: skip
+
+WHOLE = [
+    row(),
+    row(0, "What is it?\n<image>", "a square"),
+    row(0, "<image>", "a square", templated=True),
+    row(0, "Hello?", "Hi.", images=()),
+    row(0, "<image>\n<image>\nSame?", "Yes", images=(GOOD, picture(seed=1)), kind="judgement"),
+    row(0, "<image>\nHi", "Ho", "And?", "Well.", kind="conversation"),
+    row(0, "<image>\nIs it?", "Yes, it is.", kind="judgement"),
+    row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "(a) Red.", kind="choice"),
+    row(0, "<image>\nWhich of the two?", "the left one", kind="choice"),
+    row(0, "<image>\nWhere?", "[0.100, 0.200, 0.300, 0.400], [0, 0, 1, 1]", kind="referring"),
+    row(0, "<image>\nWhere?", "In the middle [or nearly so].", kind="referring"),
+    row(0, "<image>\nHi\tthere\r\n<b>", "Größe, 日本, 👩‍👩‍👧 and a < b > c"),
+    row(0, "<image>\nHi", "word " * 20),
+    row(images=(picture((16, 100)),)),
+    row(images=(picture(format="JPEG"),)),
+]
+
+
+def test_a_row_is_quarantined_under_the_expectation_it_breaks_and_all_others_pass(tmp_path):
+    wanted, rows = [], []
+    for name, of in [(name, one) for name, ones in BROKEN.items() for one in ones] + [("", one) for one in WHOLE]:
+        one, contents = of
+        fields = {field: getattr(one, field) for field in Example.__slots__}
+        rows.append((Example(**{**fields, "row": len(rows)}), contents))
+        wanted.append(name)
+    assert list(BROKEN) == list(contract(PARAMS)), "every expectation has rows that break it, and is tried here"
+    assert validated(tmp_path, rows) == wanted
+
+
+def test_of_several_broken_expectations_the_first_is_the_reason_and_all_are_kept(tmp_path):
+    assert validated(tmp_path, [row(0, "<image>\nHi</s>", "", kind="limerick"), row(1)]) == ["kind_is_known", ""]
+    quarantined = pq.read_table(tmp_path / "validate" / "quarantine.parquet").to_pylist()
+    assert quarantined[0]["broken"] == ["kind_is_known", "answers_not_empty", "text_has_no_special_tokens"]
+    assert example.read(tmp_path / "validate" / "quarantine.parquet")[0].kind == "limerick"
+
+
+def test_a_bomb_is_refused_by_its_size_without_being_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("the bomb was decoded"))
+    assert validated(tmp_path, [row(images=(picture((101, 101)),))]) == ["picture_not_too_large"]
+
+
+def test_a_source_that_is_broken_in_large_part_stops_the_run_and_says_where_to_look(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        row(0, source="good"),
+        row(0, source="bad"),
+        row(1, "<image>\nHi", "", source="bad"),
+        row(2, kind="x", source="bad"),
+    ]
+    with pytest.raises(ValueError, match=r"2 of 3 rows of source 'bad' \(66\.7%\) break the data contract") as stopped:
+        validated(tmp_path, rows, PARAMS.model_copy(update={"max_quarantined": 0.5}))
+    message = str(stopped.value)
+    assert "more than the 50.0% allowed: answers_not_empty (1), kind_is_known (1)" in message
+    assert "validate.max_quarantined" in message
+    assert "'good'" not in message
+    assert not (tmp_path / "validate").exists()
+    assert "answers_not_empty" in (tmp_path / ".work" / "validate" / "contract.html").read_text()
+
+
+def test_a_share_exactly_at_the_limit_goes_on(tmp_path):
+    half = PARAMS.model_copy(update={"max_quarantined": 0.5})
+    assert validated(tmp_path, [row(0), row(1, kind="limerick")], half) == ["", "kind_is_known"]
+
+
+def test_no_rows_at_all_is_an_error(tmp_path):
+    (tmp_path / "ingest").mkdir()
+    with pytest.raises(ValueError, match=r"no source in .* has a row that could be read"):
+        validate(PARAMS, tmp_path / "ingest", tmp_path / "validate")
+
+
+NASTY = "<image>\n<script>alert('x')</script><img src=x onerror=alert(1)> $5 ${name} {{ 7 * 7 }} $PARAMETER %s </s>"
+
+
+def test_pages_show_broken_rows_as_text_and_ask_nothing_of_any_machine(tmp_path):
+    rows = [row(0, NASTY, "Ho", kind="<b>bold</b> $PARAMETER"), row(1, "<image>\nHi\0", "Ho", images=(CUT,)), row(2)]
+    assert validated(tmp_path, rows) == ["kind_is_known", "text_has_no_control_characters", ""]
+    ours = (tmp_path / "validate" / "contract.html").read_text()
+    docs = (tmp_path / "validate" / "docs" / "index.html").read_text()
+    for html in (ours, docs):
+        assert "<script>alert" not in html
+        assert "<img src=x" not in html
+        assert "<b>bold" not in html
+        assert "Content-Security-Policy" in html
+        assert 'src="http' not in html
+        assert '<link rel="stylesheet"' not in html
+    assert "Hi\\x00" in ours
+    assert ours.count('src="data:image/') == 2, "of the row with a whole picture, once under each of the two it breaks"
+    assert "picture_decodes_whole" in ours
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    rows = [row(0), row(1, kind="limerick"), row(2, images=(CUT,)), row(3, "<image>\nHi</s>", "Ho")]
+    for name in ("first", "second"):
+        validated(tmp_path / name, rows)
+    files = [path for path in sorted((tmp_path / "first" / "validate").rglob("*")) if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "verdict"),
+    [
+        ("Which?\nOptions: (a) red (b) dark blue\n<image>", "(b)  Dark Blue.", True),
+        ("<image>\nWhich?\nOptions: previous next", "next", True),
+        ("<image>\nWhich?\nOptions: previous next", "before", False),
+        ("<image>\nOptions are: day, night.", "dusk", None),
+        ("<image>\nOptions: day, night.", None, None),
+    ],
+)
+def test_a_choice_is_looked_up_in_the_list_after_options(question, answer, verdict):
+    assert is_option(question, answer) is verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("the man at [0.1, 0.2, 0.3, 0.4] and [0,0,1,1]", True),
+        ("nobody", None),
+        ("[someone]", None),
+        ("[0.1, 0.2, 0.3]", False),
+        ("[0.1, 0.2, 0.3, 0.4.5]", False),
+        ("[-0.1, 0.2, 0.3, 0.4]", False),
+    ],
+)
+def test_boxes_are_four_numbers_inside_the_picture(text, verdict):
+    assert boxes_within(text) is verdict
