@@ -6,11 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.corpus.images import ImageWriter
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import Lora, Parts
-from stages.trees import tree
-from stages.trees.tree import Branch, Tree
 from stages.tuning import loop
 from stages.tuning.loop import TreeTrainer, tune
 from stages.tuning.params import Tuning
@@ -36,31 +33,6 @@ PARAMS = Tuning(
 
 class Killed(Exception):
     """Stands for a SIGKILL."""
-
-
-@pytest.fixture
-def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
-    """A folder with eight trees to learn from, and the tiny model; the process stands in it."""
-    monkeypatch.chdir(tmp_path)
-    image_id = load_processor(tiny_model).image_token_id
-    with ImageWriter(tmp_path / "ingested" / "s", shard_mib=1) as writer:
-        shown = [writer.add(png(colour)) for colour in ("red", "green", "blue", "white", "black", "cyan", "pink", "gold")]
-    (tmp_path / "rendered").mkdir()
-    tree.write(
-        tmp_path / "rendered" / "trees.parquet",
-        [
-            Tree(
-                (digest,),
-                (3, *[image_id] * 4),
-                tuple(
-                    Branch("s", 2 * number + k, "t", "short", (10 + k, 4, 30 + number, 1), (False, False, True, True))
-                    for k in range(1 + number % 3)
-                ),
-            )
-            for number, digest in enumerate(shown)
-        ],
-    )
-    return tmp_path
 
 
 def tuned(place: Path, base: Path, params: Tuning, name: str) -> Path:

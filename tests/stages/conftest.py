@@ -1,0 +1,58 @@
+"""What the tests of stages share."""
+
+from typing import Any
+
+import pytest
+
+from stages.corpus.images import ImageWriter
+from stages.trees import tree
+from stages.trees.tree import Branch, Tree
+
+
+@pytest.fixture
+def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
+    """A folder with eight trees to learn from, and the tiny model; the process stands in it."""
+    monkeypatch.chdir(tmp_path)
+    from stages.models.loading import load_processor
+
+    image_id = load_processor(tiny_model).image_token_id
+    with ImageWriter(tmp_path / "ingested" / "s", shard_mib=1) as writer:
+        shown = [writer.add(png(colour)) for colour in ("red", "green", "blue", "white", "black", "cyan", "pink", "gold")]
+    (tmp_path / "rendered").mkdir()
+    tree.write(
+        tmp_path / "rendered" / "trees.parquet",
+        [
+            Tree(
+                (digest,),
+                (3, *[image_id] * 4),
+                tuple(
+                    Branch("s", 2 * number + k, "t", "short", (10 + k, 4, 30 + number, 1), (False, False, True, True))
+                    for k in range(1 + number % 3)
+                ),
+            )
+            for number, digest in enumerate(shown)
+        ],
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def tuning() -> dict[str, Any]:
+    """The params of a stage that tunes, for a run of a second."""
+    return {
+        "seed": 3,
+        "device": "cpu",
+        "threads": 1,
+        "processes": 1,
+        "precision": "bf16",
+        "parts": {"vision_tower": "full", "connector": "full", "language_model": "full"},
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.0},
+        "learning_rate": 0.01,
+        "warmup": 0.1,
+        "weight_decay": 0.0,
+        "epochs": 3.0,
+        "trees_per_step": 4,
+        "trees_per_batch": 2,
+        "checkpoint_steps": 100,
+        "share_prefix": "auto",
+    }

@@ -1,0 +1,114 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.corpus import example, ledger
+from stages.corpus.example import Example, Turn
+from stages.corpus.images import ImageWriter
+from stages.render import Params, conversation, render
+from stages.trees import tree
+
+PARAMS = Params(seed=1, max_tokens=60)
+INSTRUCTIONS = {("s", "colour"): ["What colour is it?", "Name the colour.", "Which colour do you see?"]}
+
+
+def row(number: int, *texts: str, images: tuple[str, ...] = (), task: str = "colour", templated: bool = False) -> Example:
+    turns = tuple(Turn(("user", "assistant")[index % 2], text) for index, text in enumerate(texts))
+    return Example("s", number, str(number), task, "d", "short", "human", images, turns, templated)
+
+
+@pytest.fixture
+def rendered(tmp_path: Path, tiny_model: Path, png):
+    """A function that renders rows as `train`'s selection, and gives the folder it wrote."""
+    with ImageWriter(tmp_path / "ingest" / "s", 1) as writer:
+        digests = [writer.add(png(colour)) for colour in ("red", "blue")]
+    (tmp_path / "ingest" / "s" / "instructions.json").write_text(
+        json.dumps({"colour": {"domain": "d", "kind": "short", "instructions": INSTRUCTIONS["s", "colour"]}})
+    )
+
+    def run(*rows: Example, held_out: tuple[Example, ...] = ()) -> Path:
+        curated, out = tmp_path / "curate", tmp_path / "render"
+        curated.mkdir()
+        out.mkdir()
+        for name in ("connect", "align"):
+            example.write(curated / f"{name}.parquet", [])
+        example.write(curated / "train.parquet", rows)
+        example.write(curated / "held_out.parquet", held_out)
+        render(PARAMS, curated, tmp_path / "ingest", tiny_model, out)
+        return out
+
+    run.digests = digests  # type: ignore[attr-defined]
+    return run
+
+
+def states(folder: Path) -> dict[int, tuple[str, str]]:
+    return {line.row: (line.state, line.reason) for line in ledger.read(folder / "ledger.parquet")}
+
+
+def test_examples_behind_one_picture_become_one_tree(rendered):
+    red, blue = rendered.digests
+    out = rendered(
+        row(0, "<image>\nWhat colour is it?", "red", images=(red,)),
+        row(1, "Is it round?\n<image>", "No", images=(red,)),
+        row(2, "<image>\nWhat colour is it?", "blue", "And now?", "blue too", images=(blue,)),
+        row(3, "Count.", "one two"),
+        row(4, "Count.", "three"),
+    )
+    trees = {tuple(branch.row for branch in one.branches): one for one in tree.read(out / "train" / "trees.parquet")}
+    assert set(trees) == {(0, 1), (2,), (3,), (4,)}
+    assert trees[0, 1].images == (red,)
+    assert trees[3,].prefix == ()
+    assert set(states(out).values()) == {("ready", "train")}
+
+
+def test_a_row_that_cannot_be_proved_is_in_the_ledger_with_the_check_it_failed(rendered):
+    red = rendered.digests[0]
+    out = rendered(
+        row(0, "<image>\nWhat colour is it?", "red", images=(red,)),
+        row(1, "<image>\nWhat colour is it?", "red</s>blue", images=(red,)),
+        row(2, "<image>\nWhat colour is it?", "red " * 60, images=(red,)),
+    )
+    ended = states(out)
+    assert ended[0] == ("ready", "train")
+    assert ended[1][0] == "uncertified"
+    assert ended[1][1].startswith("answer:")
+    assert ended[2][0] == "too_long"
+    assert "render.max_tokens is 60" in ended[2][1]
+    certificate = json.loads((out / "certificate.json").read_text())["stages"]["train"]
+    assert certificate["rows"] == {"ready": 1, "too_long": 1, "uncertified": 1}
+    assert certificate["failed_checks"] == {"answer": 1}
+    assert [branch.row for one in tree.read(out / "train" / "trees.parquet") for branch in one.branches] == [0]
+
+
+def test_a_tree_that_would_grow_too_large_is_followed_by_another_of_the_same_picture(rendered):
+    red = rendered.digests[0]
+    out = rendered(*(row(number, "<image>\nWhat colour is it?", f"red {number}", images=(red,)) for number in range(12)))
+    trees = tree.read(out / "train" / "trees.parquet")
+    assert len(trees) > 1
+    assert all(one.tokens <= PARAMS.max_tokens for one in trees)
+    assert sorted(branch.row for one in trees for branch in one.branches) == list(range(12))
+
+
+def test_a_templated_row_is_asked_with_one_of_its_tasks_instructions_and_its_own_input(rendered):
+    red = rendered.digests[0]
+    out = rendered(held_out=(row(7, "<image>\nLook well.", "red", images=(red,), templated=True),))
+    (asked,) = example.read(out / "held_out.parquet")
+    first, given = asked.turns[0].text.removeprefix("<image>").split("\n\n")
+    assert first in INSTRUCTIONS["s", "colour"]
+    assert given == "Look well."
+    assert not asked.templated
+
+
+def test_the_instruction_of_a_row_hangs_on_the_row_and_the_seed_and_on_nothing_else():
+    rows = [row(number, "", "red", templated=True) for number in range(40)]
+    drawn = [conversation(one, INSTRUCTIONS, 1).turns[0].text for one in rows]
+    assert set(drawn) == set(INSTRUCTIONS["s", "colour"])
+    assert drawn == [conversation(one, INSTRUCTIONS, 1).turns[0].text for one in rows]
+    assert drawn != [conversation(one, INSTRUCTIONS, 2).turns[0].text for one in rows]
+
+
+def test_a_task_without_instructions_is_an_error_that_says_where_to_put_them():
+    with pytest.raises(ValueError, match=r"row 3 of source s .* task 'shape'.*ingest.sources.s.instructions"):
+        conversation(replace(row(3, "", "red", templated=True), task="shape"), INSTRUCTIONS, 1)
