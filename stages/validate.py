@@ -25,7 +25,7 @@ from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
-from great_expectations.render.view.view import DefaultJinjaPageView
+from great_expectations.render.view.view import DefaultJinjaSectionView
 
 from stages.corpus import example, ledger
 from stages.corpus.decoding import Look, look
@@ -156,8 +156,7 @@ def validate(params: Params, ingested: Path, validated: Out) -> None:
     pq.write_table(quarantine(rows, broken), validated / "quarantine.parquet")
     ledger.write(validated / "ledger.parquet", lines(rows, broken))
     _write_page(validated / "contract.html", ingested, rows, seen, suite, broken)
-    (validated / "docs").mkdir()
-    (validated / "docs" / "index.html").write_text(data_docs(result), encoding="utf-8")
+    page.write_docs(validated / "docs" / "index.html", data_docs(result))
 
 
 def looks(ingested: Path, rows: pa.Table, max_side: int) -> dict[str, Look]:
@@ -415,8 +414,8 @@ def _no_rows() -> pa.Table:
     return example.SCHEMA.empty_table()
 
 
-def data_docs(result: ExpectationSuiteValidationResult) -> str:
-    """Great Expectations' own page about a run, without its clock, and without the servers it loads its looks from."""
+def data_docs(result: ExpectationSuiteValidationResult) -> list[str]:
+    """The sections of Great Expectations' own page about a run, without its clocks."""
     meta: Any = result.meta
     meta["run_id"] = RunIdentifier(run_name="validate", run_time=datetime(2000, 1, 1, tzinfo=UTC))
     for name in ("batch_markers", "validation_id", "validation_time", "active_batch_definition"):
@@ -425,11 +424,16 @@ def data_docs(result: ExpectationSuiteValidationResult) -> str:
         for name in ("unexpected_index_list", "unexpected_index_query", "unexpected_list"):
             one.result.pop(name, None)
         one.result = _escaped(one.result)
-    view: Any = DefaultJinjaPageView()
-    html: str = view.render(ValidationResultsPageRenderer().render(result))
-    html = re.sub(r"<script\b.*?</script>|<link\b[^>]*>|<img\b[^>]*>", "", html, flags=re.DOTALL)
-    html = re.sub(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", html)
-    return html.replace("<head>", f"<head>\n{page.NOTHING_LEAVES}", 1)
+        if one.expectation_config is not None and one.expectation_config.description:
+            one.expectation_config.description = escape(one.expectation_config.description)
+    view: Any = DefaultJinjaSectionView()
+    document = ValidationResultsPageRenderer().render(result)
+    sections = [
+        view.render({"section": section.to_json_dict(), "section_loop": {"index": number}})
+        for number, section in enumerate(document.sections)
+    ]
+    # Every render gives its foldable parts new random names.
+    return [re.sub(r"-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", section) for section in sections]
 
 
 def _escaped(value: Any) -> Any:

@@ -114,7 +114,8 @@ WHOLE = [
 
 
 def test_a_row_is_quarantined_under_the_expectation_it_breaks_and_all_others_pass(tmp_path):
-    wanted, rows = [], []
+    wanted: list[str] = []
+    rows: list[tuple[Example, tuple[bytes, ...]]] = []
     for name, of in [(name, one) for name, ones in BROKEN.items() for one in ones] + [("", one) for one in WHOLE]:
         one, contents = of
         fields = {field: getattr(one, field) for field in Example.__slots__}
@@ -180,6 +181,7 @@ def test_pages_show_broken_rows_as_text_and_ask_nothing_of_any_machine(tmp_path)
         assert "Content-Security-Policy" in html
         assert 'src="http' not in html
         assert '<link rel="stylesheet"' not in html
+        assert "one &lt;image&gt; for each picture" in html
     assert "Hi\\x00" in ours
     assert ours.count('src="data:image/') == 2, "of the row with a whole picture, once under each of the two it breaks"
     assert "picture_decodes_whole" in ours
