@@ -136,3 +136,14 @@ def test_rows_without_a_picture_are_clusters_of_their_own(tmp_path):
     write_jsonl(tmp_path / "answers.jsonl", rows)
 
     assert len(set(held_out.score(tmp_path, tmp_path, RulesJudge()).clusters)) == 2
+
+
+def test_no_held_out_rows_give_no_figures_and_no_crash(tmp_path):
+    example.write(tmp_path / "held_out.parquet", [])
+    (tmp_path / "ingest").mkdir()
+    items = held_out.questions(tmp_path / "held_out.parquet", tmp_path / "ingest")
+    held_out.write(tmp_path / "answers", "tiny", items, [])
+
+    result = held_out.score(tmp_path / "answers", tmp_path, RulesJudge())
+
+    assert (result.official["items"], result.figures, result.clusters) == (0, {}, [])
