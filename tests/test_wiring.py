@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,9 +20,9 @@ from docs.make import filled
 from stages.running.command import params_of
 from stages.running.section import Section, read_params, section_of
 
-# DVC 3.67's own, when it reads a graph.
+# Of DVC 3.67, when it reads a graph, and of Great Expectations 1.24, when it is imported.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:module 'sre_constants' is deprecated"),
+    pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated"),
     pytest.mark.filterwarnings("ignore:_NoneStep.value will soon raise"),
 ]
 
@@ -280,6 +281,29 @@ def test_the_stage_table_and_graph_in_the_readme_are_those_of_dvc_yaml() -> None
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
     assert readme == filled(readme, ROOT), "make docs"
+
+
+def packages(group: str | None) -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = project["dependencies"] if group is None else project["optional-dependencies"][group]
+    return {re.split(r"[^\w.-]", line)[0] for line in lines}
+
+
+def test_every_dependency_has_its_reason_and_its_version() -> None:
+    reasons = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8").partition("## Why each dependency")[2]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+
+    for name in packages(None) | packages("dev"):
+        assert f"`{name}`" in reasons, f"docs/decisions.md does not say why {name} is here"
+        assert f"\n{name.lower()}==" in pins
+
+
+def test_every_dependency_is_used() -> None:
+    modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+    not_imported = {"accelerate", "fastapi", "sqlalchemy"}  # the Trainer's own need, and two caps
+    used = {name.split(".")[0] for path in [*MODULES.values(), *(ROOT / "flows").rglob("*.py")] for name in imported(path)}
+
+    assert {name for name in packages(None) if modules.get(name, name) not in used} == not_imported
 
 
 @pytest.fixture(scope="module")
