@@ -78,7 +78,9 @@ class Service:
 
 def main() -> int:
     """Start all services, say where they are, and stop them when asked to or when one of them ends."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for asked_to_stop in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT too: a shell that starts us in the background has it ignored, and what we start would inherit that.
+        signal.signal(asked_to_stop, signal.default_int_handler)
     root = Path.cwd()
     started: list[Service] = []
     try:

@@ -6,14 +6,14 @@ does not show up after hours of training.
 
 import argparse
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stages.running.command import params_of
+from stages.running.command import WORK, params_of
+from stages.running.mend import put_torn_aside
 from stages.running.section import read_params, section_of
 
 
@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params file (params.yaml)")
     parser.add_argument("--graph", type=Path, default=Path("dvc.yaml"), help="the graph (dvc.yaml)")
     arguments = parser.parse_args()
+    for path in put_torn_aside(Path(), WORK):
+        print(f"{path} was cut off by a kill; put aside, and what ran before comes from DVC's cache", file=sys.stderr)
     found = faults(arguments.params, arguments.graph)
     if found:
         print("\n".join(["nothing was run; first mend:", *(f"- {fault}" for fault in found)]), file=sys.stderr)
@@ -49,7 +51,7 @@ def faults(params: Path, graph: Path) -> list[str]:
             section_of(params_of(getattr(module, stage)), stage, sections, params)
         except ValueError as error:
             found.append(str(error))
-    return found + _missing_sources(sections, params) + _torn(graph.parent)
+    return found + _missing_sources(sections, params)
 
 
 def _stages(graph: Path) -> list[str]:
@@ -73,26 +75,6 @@ def _missing_sources(sections: dict[str, Any], params: Path) -> list[str]:
         for name, folder in folders.items()
         if not Path(folder).is_dir() and Path(folder).parts[:1] != ("data",)
     ]
-
-
-def _torn(root: Path) -> list[str]:
-    """A fault for each of DVC's files that a kill has cut in two while DVC wrote it; none holds what DVC cannot redo."""
-    found = []
-    lock, rwlock = root / "dvc.lock", root / ".dvc" / "tmp" / "rwlock"
-    remedy = "delete it and go on: what was run before is taken from DVC's cache"
-    if lock.is_file():
-        try:
-            whole = isinstance(yaml.safe_load(lock.read_text(encoding="utf-8")), dict)
-        except (yaml.YAMLError, UnicodeDecodeError):
-            whole = False
-        if not whole:
-            found.append(f"{lock} was cut off by a kill; {remedy}")
-    if rwlock.is_file():
-        try:
-            json.loads(rwlock.read_text(encoding="utf-8") or "{}")
-        except ValueError:
-            found.append(f"{rwlock} was cut off by a kill; {remedy}")
-    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +199,14 @@ class Toy:
         return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
 
 
-@pytest.fixture
-def make_toy(tmp_path: Path, _template: Path, environment: dict[str, str]) -> Iterator[Callable[[str], Toy]]:
-    def make(name: str = "toy") -> Toy:
-        root = tmp_path / name
+@pytest.fixture(scope="session")
+def make_toy(tmp_path_factory: pytest.TempPathFactory, _template: Path, environment: dict[str, str]) -> Callable[[str], Toy]:
+    def make(name: str) -> Toy:
+        root = tmp_path_factory.mktemp("toys") / f"a {name} toy"
         shutil.copytree(_template, root)
         return Toy(root, environment)
 
-    yield make
+    return make
 
 
 @pytest.fixture
