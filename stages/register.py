@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import pandas as pd
@@ -34,6 +34,8 @@ from stages.running import command
 from stages.running.command import Out
 from stages.running.section import Section, read_params
 from stages.running.tracking import use_tracking
+
+V = TypeVar("V")
 
 CHAMPION = "champion"
 PACKAGES = ("mlflow", "torch", "transformers", "accelerate", "safetensors", "pillow", "jinja2", "numpy", "pandas")
@@ -160,6 +162,8 @@ def register(
         client.set_registered_model_alias(params.name, CHAMPION, version.version)
     client.set_model_version_tag(params.name, version.version, "proof", "holds" if proof.holds else "fails")
     client.set_model_version_tag(params.name, version.version, "gate", "passed" if promoted else "kept out")
+    words = in_words(params.name, version.version, conditions)
+    client.update_model_version(params.name, version.version, description=words)
     record = {
         "name": params.name,
         "version": int(version.version),
@@ -168,7 +172,7 @@ def register(
         "proof": {**asdict(proof), "holds": proof.holds},
     }
     verdict.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(in_words(params.name, version.version, conditions))
+    print(words)
 
 
 def in_words(name: str, version: str, conditions: Sequence[Condition]) -> str:
@@ -231,12 +235,18 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _log_in_batches(settings: dict[str, str], measured: Any) -> None:
-    """Log params and scores; a tracking server takes at most 100 params in one call, and few signs in a metric's name."""
-    rows = list(settings.items())
-    for start in range(0, len(rows), 100):
-        mlflow.log_params(dict(rows[start : start + 100]))
+    """Log params and scores; a tracking server takes so many in one call, and few signs in a metric's name."""
     metrics = {re.sub(r"[^\w\-./ ]", "_", name): float(value) for name, value in _flat(measured) if _is_number(value)}
-    mlflow.log_metrics(metrics)
+    for some_params in _parts(settings, 100):
+        mlflow.log_params(some_params)
+    for some_metrics in _parts(metrics, 1000):
+        mlflow.log_metrics(some_metrics)
+
+
+def _parts(whole: Mapping[str, V], size: int) -> Iterator[dict[str, V]]:
+    rows = list(whole.items())
+    for start in range(0, len(rows), size):
+        yield dict(rows[start : start + size])
 
 
 def _is_number(text: str) -> bool:
