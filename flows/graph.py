@@ -35,7 +35,7 @@ def read_stages(root: Path) -> list[Stage]:
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         return [
-            _stage(stage.addressing, stage.meta, [need.addressing for need in graph.successors(stage)])
+            _stage(stage.name, stage.meta, [need.name for need in graph.successors(stage)])
             for stage in plan_repro(graph, collect_stages(repo, [str(root / "dvc.yaml")]))
         ]
 

@@ -85,8 +85,8 @@ def _whole_outputs(stage: Callable[..., None], arguments: argparse.Namespace) ->
             words[name] = given
     yield words
     for partial, final in moves:
-        if not partial.exists():
-            raise AssertionError(f"{stage.__name__} wrote nothing to {final}")
+        assert partial.exists(), f"{stage.__name__} wrote nothing to {final}"
+    for partial, final in moves:
         _remove(final)
         partial.rename(final)
 

@@ -1,0 +1,40 @@
+"""What a run shows in the UI, as tables."""
+
+from flows.artifacts import funnel, score_table
+from stages.corpus import ledger
+from stages.corpus.ledger import ON, Line
+
+
+def test_scores_become_a_row_per_metric_and_a_column_per_model():
+    scores = {"base": {"mme": {"total": 1.0}}, "train": {"mme": {"total": 2.123456}, "pope": {"f1": 0.5}}}
+
+    assert score_table(scores) == [
+        {"score": "mme total", "base": 1.0, "train": 2.1235},
+        {"score": "pope f1", "train": 0.5},
+    ]
+
+
+def write(data, stage, *states):
+    (data / stage).mkdir(parents=True)
+    lines = [Line("cats", row, str(row), "t", state, "" if state == ON else "why") for row, state in enumerate(states) if state]
+    ledger.write(data / stage / "ledger.parquet", lines)
+
+
+def test_the_funnel_counts_every_source_row_once(tmp_path):
+    write(tmp_path, "ingest/cats", "unreadable", ON, ON, ON, ON)
+    write(tmp_path, "validate", None, "quarantined", ON, ON, ON)
+    write(tmp_path, "curate", None, None, "held_out", ON, ON)
+    write(tmp_path, "render", None, None, None, "ready", "ready")
+
+    assert funnel(tmp_path) == [
+        {"ended in": "ingest", "as": "unreadable", "cats": 1, "all": 1},
+        {"ended in": "validate", "as": "quarantined", "cats": 1, "all": 1},
+        {"ended in": "curate", "as": "held_out", "cats": 1, "all": 1},
+        {"ended in": "render", "as": "ready", "cats": 2, "all": 2},
+    ]
+
+
+def test_a_chain_that_is_not_through_yet_has_no_funnel(tmp_path):
+    write(tmp_path, "ingest/cats", ON)
+
+    assert funnel(tmp_path) == []
