@@ -211,6 +211,7 @@ def facts_of_run(folder: Path) -> Facts:
     lock = folder / "dvc.lock"
     if lock.is_file():
         stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        stages.pop("register", None)  # the verdict of the run before
         for stage in stages.values():
             tags |= {f"md5.{out['path']}": out["md5"] for out in stage.get("outs", []) if "md5" in out}
     settings = folder / "params.yaml"

@@ -280,7 +280,9 @@ def test_the_proof_asks_every_task_before_it_asks_one_twice():
 
 def test_the_facts_of_a_run_are_every_params_value_and_every_digest_dvc_recorded(tmp_path):
     (tmp_path / "params.yaml").write_text("train: {lora: {rank: 16}, seed: null}\nanswer: {models: [base, align]}")
-    (tmp_path / "dvc.lock").write_text("stages: {curate: {outs: [{path: data/curate, md5: 12ab.dir}]}}")
+    (tmp_path / "dvc.lock").write_text(
+        "stages: {curate: {outs: [{path: data/curate, md5: 12ab.dir}]}, register: {outs: [{path: verdict, md5: 34cd}]}}"
+    )
 
     facts = facts_of_run(tmp_path)
 
