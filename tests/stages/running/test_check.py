@@ -1,18 +1,27 @@
 """Faults of params.yaml are found before anything runs, all of them, in words."""
 
-import sys
-
 import pytest
 
 from stages.running.check import faults
 
 STAGE = """
 from pathlib import Path
+from typing import Annotated
+from pydantic import Field
 from stages.running.command import Out
 from stages.running.section import Section
 
+import a_library_that_takes_long
+
+LIMITS = dict(low=1)
+LOW = LIMITS["low"]
+
+class Rate(Section):
+    start: float
+
 class Params(Section):
-    seed: int
+    seed: Annotated[int, Field(ge=LOW)]
+    rate: Rate | None
 
 def {name}(params: Params, made: Out) -> None: ...
 """
@@ -20,16 +29,11 @@ def {name}(params: Params, made: Out) -> None: ...
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A project of two stages; modules of its own names, so that none of ours is in the way."""
-    import stages
-
-    (tmp_path / "toy").mkdir()
-    for name in ("toydraw", "toylearn"):
-        (tmp_path / "toy" / f"{name}.py").write_text(STAGE.format(name=name))
-        monkeypatch.delitem(sys.modules, f"stages.{name}", raising=False)
-    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path / "toy")])
+    (tmp_path / "stages").mkdir()
+    for name in ("draw", "learn"):
+        (tmp_path / "stages" / f"{name}.py").write_text(STAGE.format(name=name))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages: {toydraw: {cmd: a}, toylearn: {foreach: [1], do: {cmd: b}}}")
+    (tmp_path / "dvc.yaml").write_text("stages: {draw: {cmd: a}, learn: {foreach: [1], do: {cmd: b}}}")
     return tmp_path
 
 
@@ -39,30 +43,30 @@ def check(place, params):
 
 
 def test_a_sound_file_has_no_faults(place):
-    assert check(place, "toydraw: {seed: 1}\ntoylearn: {seed: 2}") == []
+    assert check(place, "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: {start: 0.5}}") == []
 
 
 def test_every_fault_is_told_at_once(place):
-    found = check(place, "toydraw: {sed: 1}\ntoylearn: {seed: one}\ntoylern: {seed: 2}")
+    found = check(place, "draw: {sed: 1}\nlearn: {seed: one}\nlern: {seed: 2, rate: {start: 0.5}}")
 
-    assert [fault for fault in found if "toydraw.sed is no known key" in fault]
-    assert [fault for fault in found if "toydraw.seed is missing" in fault]
-    assert [fault for fault in found if "toylearn.seed" in fault and "'one'" in fault]
-    assert [fault for fault in found if "section 'toylern:'" in fault and "toylearn" in fault]
+    assert [fault for fault in found if "draw.sed is no known key" in fault]
+    assert [fault for fault in found if "draw.seed is missing" in fault]
+    assert [fault for fault in found if "learn.seed" in fault and "'one'" in fault]
+    assert [fault for fault in found if "section 'lern:'" in fault and "learn" in fault]
 
 
 def test_a_missing_section_is_a_fault(place):
-    assert "no section 'toylearn:'" in check(place, "toydraw: {seed: 1}")[0]
+    assert "no section 'learn:'" in check(place, "draw: {seed: 1, rate: null}")[0]
 
 
 def test_yaml_that_cannot_be_read_is_a_fault(place):
-    assert "not valid YAML" in check(place, "toydraw: {seed: [}")[0]
+    assert "not valid YAML" in check(place, "draw: {seed: [}")[0]
 
 
 def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     found = check(
         place,
-        "toydraw: {seed: 1}\ntoylearn: {seed: 2}\n"
+        "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: {start: 0.5}}\n"
         "ingest: {sources: {a: {folder: data/sample/tasks}, b: {folder: /nowhere/at all}, c: {folder: .}}}",
     )
 
