@@ -13,6 +13,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -27,7 +30,7 @@ class Connect(Section):
 
     sources: list[str]
     """Names of sources, as in ingest.sources; a source feeds one tuning stage."""
-    rows: int
+    rows: NonNegativeInt
     """At most so many rows, over all its sources."""
 
 
@@ -36,7 +39,7 @@ class Train(Section):
 
     sources: list[str]
     """Names of sources; their pictures are split into training and held-out ones."""
-    rows_per_task: int
+    rows_per_task: PositiveInt
     """At most so many rows of each task."""
 
 
@@ -45,7 +48,7 @@ class Align(Section):
 
     sources: list[str]
     """Names of sources."""
-    dose: int
+    dose: NonNegativeInt
     """How many rows, kinds in the proportions the sources have them."""
 
 
@@ -62,7 +65,7 @@ class Params(Section):
     """Stage 2."""
     balance: bool
     """Whether every judgement task keeps as many Yes as No."""
-    held_out: float
+    held_out: Annotated[float, Field(ge=0, lt=1)]
     """Share of the pictures of train's sources kept for testing, 0 to 1; all rows behind one, of any source, go with it."""
 
 
@@ -209,8 +212,6 @@ def _stage_of(params: Params, known: set[str]) -> dict[str, str]:
                     "a source feeds one tuning stage, so that each of its rows ends in one state"
                 )
             stage_of[source] = stage
-    if not 0 <= params.held_out < 1:
-        raise ValueError(f"params.yaml, curate.held_out is {params.held_out}; wanted a share from 0 to below 1")
     return stage_of
 
 

@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import PositiveInt
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -35,8 +37,8 @@ class Source(Section):
     """The file of instructions per task, in the folder; null where rows carry their own."""
     images: str | None
     """The pictures, in the folder: a folder or a zip; null for a source of text alone."""
-    origin: str
-    """Who wrote the answers: human or synthesized."""
+    origin: Literal["human", "synthesized"]
+    """Who wrote the answers."""
 
 
 class Params(Section):
@@ -44,7 +46,7 @@ class Params(Section):
 
     sources: dict[str, Source]
     """Every source by its name; the stage runs once for each."""
-    shard_mib: int
+    shard_mib: PositiveInt
     """Size of an image shard, in MiB."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import great_expectations as gx
 import great_expectations.expectations as gxe
@@ -26,12 +26,14 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
 from great_expectations.render.view.view import DefaultJinjaSectionView
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages.corpus import example, ledger
 from stages.corpus.decoding import Look, look
 from stages.corpus.example import IMAGE, KINDS, ORIGINS
 from stages.corpus.images import read_images, stores
 from stages.corpus.ledger import Line
+from stages.corpus.text import CONTROL, SPECIAL
 from stages.pages import contract as page
 from stages.running import command
 from stages.running.command import WORK, Out
@@ -42,22 +44,18 @@ from stages.running.section import Section
 class Params(Section):
     """The numbers in the contract."""
 
-    min_side: int
+    min_side: NonNegativeInt
     """Shortest side a picture may have, in pixels."""
-    max_side: int
+    max_side: PositiveInt
     """Longest side a picture may have, in pixels; a larger one is not even decoded."""
-    max_answer_words: int
+    max_answer_words: PositiveInt
     """Longest answer, in whitespace-separated words."""
-    max_quarantined: float
+    max_quarantined: Annotated[float, Field(ge=0, le=1)]
     """Share of a source's rows, 0 to 1, above which the run stops: then the source is at fault, and not some rows."""
 
 
-CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-"""Characters that no text contains, but for tab and the ends of lines."""
-SPECIAL = r"</?s>|<(?:pad|unk|bos|eos|mask|cls|sep)>|<\|[^|<>\s]+\|>|\[/?INST\]|<</?SYS>>"
-"""What tokenizers of language models take for their own marks: "</s>" in a question would become a real end of text."""
-
-
+WORD = r"[^\s\p{Z}\p{C}]+"
+"""A run of characters that can be seen: an answer of exotic spaces is empty too."""
 EXAMPLES_SHOWN = 3
 """Rows the page shows of each broken expectation."""
 
@@ -179,8 +177,8 @@ def facts(rows: pa.Table, seen: Mapping[str, Look]) -> pd.DataFrame:
     role, text = flat.field("role"), flat.field("text")
     is_user = pc.equal(role, "user").to_numpy(zero_copy_only=False)
     is_answer = pc.equal(role, "assistant").to_numpy(zero_copy_only=False)
-    words = pc.count_substring_regex(text, r"\S+").to_numpy()
-    words_beside_marks = pc.count_substring_regex(pc.replace_substring(text, IMAGE, ""), r"\S+").to_numpy()
+    words = pc.count_substring_regex(text, WORD).to_numpy()
+    words_beside_marks = pc.count_substring_regex(pc.replace_substring(text, IMAGE, ""), WORD).to_numpy()
     marks = pc.count_substring(text, IMAGE).to_numpy()
     offsets = turns.offsets.to_numpy() - turns.offsets[0].as_py()
     first = np.zeros(len(flat), dtype=bool)

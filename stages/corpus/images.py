@@ -16,8 +16,6 @@ class ImageWriter:
     """Collects images into `folder/images-00000.parquet`, …, a new shard each time `shard_mib` MiB are full."""
 
     def __init__(self, folder: Path, shard_mib: int) -> None:
-        if shard_mib < 1:
-            raise ValueError(f"a shard of {shard_mib} MiB holds nothing; wanted at least 1 (params.yaml, ingest.shard_mib)")
         self.folder = folder
         self.limit = shard_mib * 2**20
         self.known: set[str] = set()

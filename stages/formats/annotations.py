@@ -1,11 +1,16 @@
 """A source's annotation and instruction files, read into plain rows; a broken file is refused, with the place of the break."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stages.corpus.example import IMAGE
+from stages.corpus.text import CONTROL, SPECIAL
 from stages.formats.draft import Task, UnreadableError
+
+FORBIDDEN = re.compile(f"{CONTROL}|{SPECIAL}|{re.escape(IMAGE)}|[\ud800-\udfff]")
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -55,6 +60,11 @@ def _task(path: Path, name: str, entry: Any) -> Task:
         or not all(isinstance(text, str) and text.strip() for text in entry["instructions"])
     ):
         raise ValueError(f"{path}: task {name!r} must be {wanted}; got {json.dumps(entry)[:200]}")
+    for text in entry["instructions"]:
+        # The contract sees rows alone, and instructions join them only after it.
+        found = FORBIDDEN.search(text)
+        if found:
+            raise ValueError(f"{path}: an instruction of task {name!r} holds {found[0]!r}, which no text may; take it out")
     return Task(domain=entry["domain"], kind=entry["kind"], instructions=tuple(entry["instructions"]))
 
 

@@ -172,6 +172,7 @@ def test_a_source_in_two_stages_is_an_error(tmp_path):
         curated(tmp_path, [row(0), *FILLERS], twice)
 
 
-def test_a_share_held_out_of_more_than_all_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"curate\.held_out is 8"):
-        curated(tmp_path, [row(0), *FILLERS], params(held_out=8.0))
+@pytest.mark.parametrize(("section", "value"), [("held_out", 8.0), ("align", {"sources": ["chats"], "dose": -1})])
+def test_a_number_that_makes_no_sense_is_refused(section, value):
+    with pytest.raises(ValueError, match=section):
+        Params.model_validate({**params().model_dump(), section: value})

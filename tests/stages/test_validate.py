@@ -66,7 +66,9 @@ BROKEN = {
     "user_speaks_first": [row(0, "Ho", "<image>\nHi", "Ho", roles="aua"), row(0, "<image>", roles="a")],
     "roles_alternate": [row(0, "<image>\nHi", "Hi?", "Ho", roles="uua"), row(0, "<image>\nHi", "Ho", "Ho", roles="uaa")],
     "assistant_speaks_last": [row(0, "<image>\nHi", "Ho", "And?"), row(0, "<image>\nHi")],
-    "answers_not_empty": [row(0, "<image>\nHi", ""), row(0, "<image>\nHi", " \n\t"), row(0, "<image>\nHi", "Ho", "And?", "")],
+    "answers_not_empty": [
+        row(0, "<image>\nHi", ""), row(0, "<image>\nHi", " \n\t\u3000\u200b"), row(0, "<image>\nHi", "Ho", "And?", ""),
+    ],
     "questions_not_empty": [row(0, "<image>\n", "a square"), row(0, "<image>\nHi", "Ho", "", "Ho", templated=True)],
     "answers_not_too_long": [row(0, "<image>\nHi", "word " * 21)],
     "text_has_no_control_characters": [

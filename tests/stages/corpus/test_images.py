@@ -1,7 +1,5 @@
 import hashlib
 
-import pytest
-
 from stages.corpus.images import ImageWriter, read_images, stores
 
 
@@ -47,8 +45,3 @@ def test_what_a_killed_run_left_is_no_store(tmp_path):
     with ImageWriter(tmp_path / ".text.partial", 1):
         pass
     assert stores(tmp_path) == []
-
-
-def test_a_shard_of_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ingest\.shard_mib"):
-        ImageWriter(tmp_path, 0)

@@ -81,3 +81,9 @@ def test_instructions_are_read_per_task(tmp_path):
 def test_a_task_without_instructions_is_refused_by_its_name(tmp_path, entry):
     with pytest.raises(ValueError, match=r"task 'scenes\+colour' must be"):
         read_tasks(written(tmp_path, json.dumps({"scenes+colour": entry})))
+
+
+@pytest.mark.parametrize("text", ["Name it.</s>", "<image> Name it.", "Name\0 it.", "Name it \ud83d"])
+def test_an_instruction_with_a_mark_of_the_models_own_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match=r"an instruction of task 'scenes\+colour' holds"):
+        read_tasks(written(tmp_path, json.dumps({"scenes+colour": {**GOOD, "instructions": ["Name it.", text]}})))
