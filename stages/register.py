@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import mlflow
 import pandas as pd
@@ -25,6 +25,7 @@ import yaml
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages.benchmarks.benchmark import SHORT_KINDS
 from stages.benchmarks.statistics import paired
@@ -69,22 +70,22 @@ class Gate(Section):
     """Least gain of the LLaVA-Bench-like relative score from train to align, in points of 100."""
     macro_drop: float
     """Most by which align's held-out macro average may lie under train's, 0 to 1."""
-    better_than_champion: float
+    better_than_champion: Annotated[float, Field(gt=0, lt=1)]
     """Level of the paired test against the champion, 0 to 1: the share of equal candidates that pass by luck."""
 
 
 class Params(Section):
     """Register's section of params.yaml."""
 
-    name: str
-    """The registered model's name."""
-    seed: int
+    name: Annotated[str, Field(pattern=r"^[\w .-]+$")]
+    """The registered model's name: letters, digits, spaces, dots, dashes, underscores."""
+    seed: NonNegativeInt
     """Draws the resamples of the paired test."""
-    resamples: int
+    resamples: PositiveInt
     """Resamples of the paired test, clustered by picture."""
     gate: Gate
     """All must hold, or the champion stays."""
-    proof_questions: int
+    proof_questions: PositiveInt
     """Held-out questions that the packaged model answers in a clean process; fewer if fewer were held out."""
 
 
