@@ -99,7 +99,8 @@ def grow(
         key = row.images or ("text", row.source, str(row.row))
         behind.setdefault(key, []).append(row)
     content = dict(read_images(stores(ingested), {digest for row in rows for digest in row.images}))
-    trees, lines = [], []
+    trees: list[Tree] = []
+    lines: list[ledger.Line] = []
     for _, group in progress(sorted(behind.items()), f"render {stage}", "tree"):
         shown = [Image.open(io.BytesIO(content[digest])).convert("RGB") for digest in group[0].images]
         proved = []
@@ -108,7 +109,7 @@ def grow(
             try:
                 tokens = prove(chat, row.turns, shown)
                 if len(tokens.ids) > max_tokens:
-                    state, reason = "too_long", f"{len(tokens.ids)} tokens, render.max_tokens is {max_tokens}"
+                    state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {max_tokens}"
                 else:
                     proved.append((row, tokens))
             except Unproved as fault:

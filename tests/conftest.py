@@ -1,19 +1,17 @@
 """What several tests share: a model small enough to build in a second, and one thread, so that tests do not wait for cores."""
 
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import stages  # sets the switches that libraries read at import
-
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-assert stages.QUIET
+import stages
+
+os.environ["OMP_NUM_THREADS"] = "1"
+assert stages.QUIET, "imported here, because it sets the switches that libraries read at their import"
 
 TEXTS = [
     "What colour is it? red green blue",

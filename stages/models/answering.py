@@ -33,8 +33,9 @@ class Answerer:
         self.device = resolve_device(device)
         self.batch = batch
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.model = load_model(folder, dtype).to(self.device).eval()
-        self.processor = load_processor(folder)
+        self.model: Any = load_model(folder, dtype).eval()
+        self.model.to(self.device)
+        self.processor: Any = load_processor(folder)
         # Left: the last token of every row of a batch is then the one the answer follows.
         self.processor.tokenizer.padding_side = "left"
 

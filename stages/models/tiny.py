@@ -113,6 +113,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def _config(params: Tiny, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    # First weights of one over the root of the width, not the 0.02 that suits widths of thousands: with those, attention
+    # begins almost blind, and after 150 steps digits were read at 0.63 instead of 0.98.
     vision = CLIPVisionConfig(
         image_size=params.image_size,
         patch_size=params.patch_size,
@@ -121,6 +123,7 @@ def _config(params: Tiny, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         num_hidden_layers=params.vision_layers,
         num_attention_heads=params.heads,
         projection_dim=params.vision_width,
+        initializer_range=params.vision_width**-0.5,
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -131,6 +134,7 @@ def _config(params: Tiny, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         num_attention_heads=params.heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
+        initializer_range=params.text_width**-0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -138,7 +142,7 @@ def _config(params: Tiny, tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_token_index=tokenizer.added_tokens_encoder[IMAGE],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,

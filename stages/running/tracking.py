@@ -25,12 +25,13 @@ def use_tracking() -> "mlflow.MlflowClient":
     import mlflow
 
     root = project_root()
-    if "MLFLOW_TRACKING_URI" not in os.environ:
+    # Asked before the URI is set: mlflow.set_tracking_uri sets the variable too.
+    is_ours = "MLFLOW_TRACKING_URI" not in os.environ
+    if is_ours:
         mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            location = None if "MLFLOW_TRACKING_URI" in os.environ else (root / "mlartifacts").as_uri()
-            mlflow.create_experiment(EXPERIMENT, artifact_location=location)
+            mlflow.create_experiment(EXPERIMENT, artifact_location=(root / "mlartifacts").as_uri() if is_ours else None)
         except mlflow.MlflowException:
             # Another stage made it between the look and the call; then it is there.
             if mlflow.get_experiment_by_name(EXPERIMENT) is None:

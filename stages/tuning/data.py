@@ -114,9 +114,9 @@ class Collator:
         else:
             # Positions are the model's own business then: some families count them in three dimensions.
             lengths = torch.tensor([tree.tokens for tree in trees])
-            inputs["attention_mask"] = (torch.arange(batch.input_ids.shape[1]) < lengths[:, None]).long()
-            if self.marks_images:
-                inputs["mm_token_type_ids"] = (batch.input_ids == self.image_id).long()
+            inputs["attention_mask"] = torch.lt(torch.arange(batch.input_ids.shape[1]), lengths[:, None]).long()
+            if self.marks_images and self.image_id is not None:
+                inputs["mm_token_type_ids"] = batch.input_ids.eq(self.image_id).long()
         shown = [self.pixels(tree.images) for tree in trees if tree.images]
         for name in shown[0] if shown else ():
             inputs[name] = torch.cat([one[name] for one in shown])

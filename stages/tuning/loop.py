@@ -186,7 +186,7 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
 def summarise(trainer: Trainer, trees: Sequence[Tree], reason: str | None) -> dict[str, Any]:
     """The stage's metrics: sizes, and the loss at both ends of the run. No clock: the same run gives the same bytes."""
     losses = curve_of(trainer)["loss"]
-    model = trainer.model
+    model: Any = trainer.model
     return {
         "steps": trainer.state.global_step,
         "trees": len(trees),

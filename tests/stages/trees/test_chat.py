@@ -92,6 +92,6 @@ def test_whatever_is_asked_and_answered_the_supervised_tokens_decode_to_the_answ
     try:
         tokens = prove(chat, turns, [PICTURE])
     except Unproved:
-        assert any(mark in question + answer for mark in chat.tokenizer.all_special_tokens + ["<image>", "<|"])
+        assert any(mark in question + answer for mark in [*chat.tokenizer.all_special_tokens, "<image>", "<|"])
     else:
         assert supervised_text(chat, tokens) == answer + "</s>"
