@@ -72,7 +72,6 @@ def line_chart(
     x_label: str,
     y_label: str,
     span: tuple[float, float] | None = None,
-    digits: int = 0,
     label: str = "",
 ) -> Markup:
     """Lines over a common x; `span` fixes the y axis, so that charts beside each other can be compared."""
@@ -99,7 +98,7 @@ def line_chart(
         y_label=y_label,
         x_label=x_label,
         y_axis=_joined(
-            Markup('<span style="bottom:{}">{}</span>').format(_at(mark, (bottom, top)), number(mark, digits))
+            Markup('<span style="bottom:{}">{}</span>').format(_at(mark, (bottom, top)), number(mark, _decimals(y_marks)))
             for mark in y_marks
         ),
         x_axis=_joined(
@@ -133,7 +132,7 @@ def nice_span(values: Sequence[float], *, zero: bool = True) -> tuple[float, flo
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         return low, low + 1.0
-    step = [second - first for first, second in pairwise(ticks(low, high))] or [high - low]
+    step = [second - first for first, second in pairwise(ticks(low, high, 4))] or [high - low]
     return math.floor(low / step[0] + 1e-9) * step[0], math.ceil(high / step[0] - 1e-9) * step[0]
 
 
@@ -171,6 +170,11 @@ def _row(parts: Sequence[Markup], tone: str, label: str) -> Markup:
 
 def _joined(parts: Sequence[Markup] | Iterator[Markup]) -> Markup:
     return Markup("").join(parts)
+
+
+def _decimals(marks: Sequence[float]) -> int:
+    """The fewest decimals that tell all `marks` exactly, of four at most."""
+    return next((digits for digits in range(4) if all(round(mark, digits) == mark for mark in marks)), 4)
 
 
 def _at(value: float, span: tuple[float, float]) -> str:

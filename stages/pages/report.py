@@ -57,8 +57,11 @@ def write(
     models = [model for model in scores if model in asked]
     measures = standing.measures(scores, models)
     groves = read_groves(rendered, list(curves), base_model, seed)
-    questions = gallery.chosen(gallery.asked(answered, models), seed)
-    shown = {one.image for one in questions} | {one.image for each in groves for one in (*each.shown, *each.whole)}
+    drawn = gallery.chosen(gallery.asked(answered, models), seed)
+    questions = {
+        one: [each for each in drawn if each.benchmark == one] for one in standing.in_order({e.benchmark for e in drawn})
+    }
+    shown = {one.image for one in drawn} | {one.image for each in groves for one in (*each.shown, *each.whole)}
     write_page(
         path,
         "report.html",

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -149,11 +149,10 @@ def tones(models: Sequence[str]) -> dict[str, str]:
 
 def measures(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[Measure]:
     """The main measure of each benchmark that was scored, in the order of `MEASURES`; unknown benchmarks last."""
-    known = {benchmark for benchmark, *_ in MEASURES}
-    other = sorted({benchmark for model in models for benchmark in scores[model]} - known)
-    wanted = [*MEASURES, *((benchmark, (), title(benchmark), "") for benchmark in other)]
+    known = {measure[0]: measure for measure in MEASURES}
     found = []
-    for benchmark, metrics, name, about in wanted:
+    for each in in_order({benchmark for model in models for benchmark in scores[model]}):
+        benchmark, metrics, name, about = known.get(each, (each, (), title(each), ""))
         first = next((scores[model][benchmark] for model in models if benchmark in scores[model]), None)
         if not isinstance(first, Mapping):
             continue
@@ -193,7 +192,7 @@ def measure(
 def yes_ratios(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> list[YesRatio]:
     """The yes-ratio of each benchmark that has one."""
     found = []
-    for benchmark in sorted({name for model in models for name in scores[model]}):
+    for benchmark in in_order({name for model in models for name in scores[model]}):
         ratio = measure(scores, models, benchmark, "yes_ratio", "", "")
         if ratio.values:
             truth = measure(scores, models, benchmark, "truth_yes_ratio", "", "").values
@@ -222,6 +221,12 @@ def task_tables(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> li
 def named(benchmark: str) -> str:
     """The name of a benchmark as its authors write it."""
     return next((name for known, _, name, _ in MEASURES if known == benchmark), title(benchmark))
+
+
+def in_order(benchmarks: Iterable[str]) -> list[str]:
+    """`benchmarks` in the order of `MEASURES`, unknown ones last."""
+    known = [benchmark for benchmark, *_ in MEASURES]
+    return sorted(benchmarks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskRow]:

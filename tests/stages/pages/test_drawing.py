@@ -50,6 +50,11 @@ def test_names_of_series_and_axes_are_escaped():
     assert "<i>" not in drawn
 
 
+def test_an_axis_tells_its_marks_exactly():
+    drawn = line_chart([Series("a", "train", [(0, 0.0), (9, 10.0)])], x_label="step", y_label="loss")
+    assert re.findall(r'<span style="bottom:[^"]*">([^<]*)</span>', drawn) == ["0.0", "2.5", "5.0", "7.5", "10.0"]
+
+
 def test_a_line_without_points_says_so_and_a_gap_is_skipped():
     assert "Nothing" in line_chart([Series("a", "train", [])], x_label="step", y_label="loss")
     drawn = line_chart([Series("a", "train", [(0, 1.0), (1, float("nan")), (2, 3.0)])], x_label="step", y_label="loss")
