@@ -39,14 +39,15 @@ def scans(held_out: int) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Digit(Scene):
-    """One handwritten digit in coloured ink on black."""
+    """One handwritten digit in coloured ink on black, as large as the picture.
+
+    It is neither moved nor scaled, for the hands that wrote it differ enough: after nine epochs from noise, a vision tower
+    alone read 0.89 of the held-out ones so, and 0.64 where each was shifted and scaled a little (one seed).
+    """
 
     scan: int
     value: int
     ink: str
-    size: int
-    x: int
-    y: int
 
     family: ClassVar[str] = "digits"
 
@@ -57,17 +58,15 @@ class Digit(Scene):
 
     @classmethod
     def of(cls, scan: int, draw: Random) -> Self:
-        """The scan of that number, in a drawn ink and place."""
-        size = draw.randint(76, 90)
-        free = SIDE - size
-        return cls(scan, _scans()[1][scan], draw.choice(tuple(COLOURS)), size, draw.randint(0, free), draw.randint(0, free))
+        """The scan of that number, in a drawn ink."""
+        return cls(scan, _scans()[1][scan], draw.choice(tuple(COLOURS)))
 
     def paint(self) -> Image.Image:
         """The 8 x 8 scan, smoothly enlarged."""
         image, _ = canvas(GROUNDS["black"])
         strength = Image.fromarray(np.minimum(_scans()[0][self.scan] * 16, 255).astype(np.uint8))
-        mask = strength.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        image.paste(COLOURS[self.ink], (self.x, self.y), mask)
+        mask = strength.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        image.paste(COLOURS[self.ink], (0, 0), mask)
         return image
 
     @property
