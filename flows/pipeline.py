@@ -9,18 +9,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import leave_artifacts
 from flows.graph import Stage, read_stages, upto
+from flows.reasons import last_params, params, reasons
 from flows.repro import settle_lock
 from stages.running.command import WORK
 from stages.running.leash import alone, follow_parent
@@ -62,23 +66,32 @@ def pipeline(stages: list[str] | None = None) -> None:
         _check(root)
         graph = read_stages(root)
         wanted = upto(graph, stages)
-        slots = threading.BoundedSemaphore(AT_ONCE)
+        slots = Slots(threading.BoundedSemaphore(AT_ONCE), threading.BoundedSemaphore(_gpu_limit()))
         runs: dict[str, PrefectFuture] = {}
         with _no_child_left():
             for stage in wanted:
-                runs[stage.name] = _task(stage).submit(stage.name, root, slots, wait_for=[runs[n] for n in stage.needs])
+                runs[stage.name] = _task(stage).submit(stage, root, slots, wait_for=[runs[n] for n in stage.needs])
             wait(list(runs.values()))
         settle_lock(root, [stage.name for stage in graph])
         leave_artifacts(root)
     _raise_first_failure(runs)
 
 
+@dataclass(frozen=True)
+class Slots:
+    """How many stages of this run may work at once."""
+
+    cores: threading.BoundedSemaphore
+    gpus: threading.BoundedSemaphore
+    """Beside Prefect's limit, which holds between runs: a run without `make ui` has a server of its own, without limits."""
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
-def reproduce(stage: str, root: Path, slots: threading.BoundedSemaphore) -> State[None]:
+def reproduce(stage: Stage, root: Path, slots: Slots) -> State[None]:
     """Ask DVC to bring one stage up to date, and end in a state that says what it answered."""
     logger = get_run_logger()
-    answer = Answer(stage)
-    with slots, _dvc(stage, root) as child:
+    answer = Answer(stage.name, last_params(root, stage.name), params(root))
+    with slots.gpus if stage.gpu else nullcontext(), slots.cores, _dvc(stage.name, root) as child:
         assert child.stdout is not None
         for line in child.stdout:
             answer.hear(line.rstrip())
@@ -90,8 +103,9 @@ def reproduce(stage: str, root: Path, slots: threading.BoundedSemaphore) -> Stat
 class Answer:
     """What DVC says about one stage, line by line."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, params_before: dict[str, Any], params_now: dict[str, Any]) -> None:
         self.stage = stage
+        self.params = params_before, params_now
         self.spoken = ""
         self.why: str | None = None
         self.restored = False
@@ -102,7 +116,7 @@ class Answer:
         """Take in one line; `spoken` is what of it a person should read."""
         self.spoken = line
         if self.why is None and line.startswith("{"):
-            self.why = reasons(json.loads(line))
+            self.why = reasons(json.loads(line), *self.params)
             self.spoken = f"runs, because {self.why}" if self.why else "nothing it reads has changed"
         elif line.startswith(HINTS):
             self.spoken = ""
@@ -128,23 +142,13 @@ class Answer:
         return Completed(message=f"ran, because {self.why}")
 
 
-def reasons(status: dict[str, list[Any]]) -> str:
-    """DVC's status of one stage in words, empty if it is up to date.
-
-    {"curate": [{"changed deps": {"params.yaml": {"curate.seed": "modified"}}}]} → "params curate.seed modified"
-    """
-    changed: list[str] = []
-    outputs: list[str] = []
-    for entry in [entry for entries in status.values() for entry in entries]:
-        changes = entry if isinstance(entry, dict) else {entry: {}}
-        for path, how in changes.get("changed deps", {}).items():
-            if how == "new":
-                return "it has not run before"
-            changed += [f"params {key} {what}" for key, what in how.items()] if isinstance(how, dict) else [f"{path} {how}"]
-        outputs += [f"output {path} {how}" for path, how in changes.get("changed outs", {}).items()]
-        changed += [kind for kind in changes if kind not in ("changed deps", "changed outs")]
-    # A stage whose inputs changed mostly has changed outputs too: DVC removes them before it runs.
-    return ", ".join(changed or outputs)
+def _gpu_limit() -> int:
+    """How many tasks Prefect's server lets use a GPU at once; one where it was never told."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_global_concurrency_limit_by_name(f"tag:{GPU}").limit
+    except ObjectNotFound:
+        return 1
 
 
 def _task(stage: Stage) -> Any:

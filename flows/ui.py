@@ -116,13 +116,11 @@ def _start(root: Path, started: list[Service]) -> Iterator[str]:
     environment = {
         **os.environ,
         "DO_NOT_TRACK": "true",
+        # Absolute, unlike in prefect.toml: a run begins in a temporary folder.
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(root / ".prefect")),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(prefect_port),
-        # In memory, the default, a GPU slot that a killed run held would never be given back after a restart.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         REPORT_URL: pages,

@@ -139,7 +139,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")]),
         "HOME": str(home),
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(home / "dvc"),
@@ -157,7 +156,15 @@ def _template(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, s
     root = tmp_path_factory.mktemp("toy") / "a toy"
     for room in ("stages/running", "stages/corpus", "flows"):
         shutil.copytree(PROJECT / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("stages/__init__.py", "prefect.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+    for file in (
+        "stages/__init__.py",
+        "prefect.yaml",
+        "prefect.toml",
+        ".gitignore",
+        ".dvcignore",
+        ".dvc/config",
+        ".dvc/.gitignore",
+    ):
         (root / file).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / file, root / file)
     (root / "dvc.yaml").write_text(GRAPH)

@@ -131,7 +131,7 @@ def test_a_deployment_started_from_the_page_completes_and_says_why_each_stage_ra
 
     ui.toy.edit("rate: 3", "rate: 4")
     run_from_the_page(page, ui, "nightly")
-    page.get_by_text("runs, because params train modified").first.wait_for()
+    page.get_by_text("runs, because params train.rate 3 → 4").first.wait_for()
     page.get_by_text("Task Runs", exact=True).click()
     page.get_by_text("Up to date").first.wait_for()
     page.screenshot(path=screenshots / "second-run.png")
@@ -145,7 +145,7 @@ def test_a_deployment_started_from_the_page_completes_and_says_why_each_stage_ra
     }
     page.get_by_text("train", exact=True).last.click()
     page.get_by_text("Details", exact=True).click()
-    page.get_by_text("ran, because params train modified").first.wait_for()
+    page.get_by_text("ran, because params train.rate 3 → 4").first.wait_for()
     page.screenshot(path=screenshots / "task.png")
 
 

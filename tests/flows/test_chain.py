@@ -1,0 +1,186 @@
+"""The project's own chain, small: killed in every stage it ends in the bytes of a run that nobody killed; experiments work.
+
+The killed run is a second run from nothing as well, in another folder: so the two also show that the same input gives the
+same bytes, whatever the folder and the moment.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from stages.running.mend import put_torn_aside
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).parents[2]
+SMALL = {
+    "sample": {"scenes": 60, "digits_held_out": 20, "captions": 40, "chats": 40, "benchmark_images": 4},
+    "curate": {"connect": {"rows": 30}, "train": {"rows_per_task": 10}, "align": {"dose": 20}},
+    "base": {"tiny": {"vision_layers": 1, "text_layers": 1, "vocabulary": 700}},
+    "connect": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "train": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "align": {"threads": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "answer": {"threads": 1, "long_tokens": 8},
+    "evaluate": {"resamples": 20},
+}
+TARGET = "evaluate"
+"""The last stage whose bytes are promised; `register` writes into a registry, which has clocks and ids."""
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with those of `changes` instead, section by section."""
+    inner = {key: changed(values[key], new) if isinstance(new, dict) else new for key, new in changes.items()}
+    return {**values, **inner}
+
+
+class Chain:
+    """A small copy of the project in a folder and a git repository of its own."""
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self.root = root
+        self.environment = {**environment, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        listed = self.git("ls-files", "-z", "-co", "--exclude-standard", cwd=PROJECT).split("\0")
+        for name in listed:
+            if name and not name.startswith((".venv/", "tests/", "docs/")) and (PROJECT / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT / name, root / name)
+        (root / "dvc.lock").unlink(missing_ok=True)
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        (root / "params.yaml").write_text(yaml.safe_dump(changed(params, SMALL), sort_keys=False))
+        for words in (["init", "-q"], ["config", "user.name", "x"], ["config", "user.email", "x@localhost"]):
+            self.git(*words)
+        self.commit()
+
+    def git(self, *words: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=cwd or self.root, env=self.environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def commit(self) -> None:
+        self.git("add", ".")
+        self.git("commit", "-qm", "x")
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str) -> str:
+        with self.start(*words) as child:
+            said, _ = child.communicate(timeout=900)
+        assert child.returncode == 0, said[-4000:]
+        return said
+
+    def files(self) -> dict[str, str]:
+        """dvc.lock holds the digest of all that counts below data/."""
+        return yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> tuple[Chain, dict[str, float]]:
+    """The chain after a run that nobody killed, and how long each stage took, in seconds."""
+    chain = Chain(tmp_path_factory.mktemp("clean"), environment)
+    begun: list[tuple[str, float]] = []
+    with chain.start("dvc", "repro", TARGET) as child:
+        assert child.stdout is not None
+        said = ""
+        for line in child.stdout:
+            said += line
+            if line.startswith("Running stage '"):
+                begun.append((line.split("'")[1], time.monotonic()))
+    assert child.returncode == 0, said[-4000:]
+    ends = [start for _, start in begun[1:]] + [time.monotonic()]
+    return chain, {name: end - start for (name, start), end in zip(begun, ends, strict=True)}
+
+
+def below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_killed_once_in_every_stage_it_ends_in_the_same_bytes(clean, tmp_path, environment):
+    wanted, seconds = clean
+    chain = Chain(tmp_path / "killed in a path with spaces", environment)
+    draw = random.Random(17)
+    spared = set(seconds)
+    tries = 0
+    while True:
+        tries += 1
+        assert tries < 4 * len(seconds), f"no end; never begun: {spared}"
+        put_torn_aside(chain.root, chain.root / ".work")
+        with chain.start("dvc", "repro", TARGET) as child:
+            assert child.stdout is not None
+            said = ""
+            for line in child.stdout:
+                said += line
+                stage = line.split("'")[1] if line.startswith("Running stage '") else ""
+                if stage in spared:
+                    spared.discard(stage)
+                    dvc_too = draw.random() < 0.5
+                    # The last quarter counts twice: there outputs move into place, and dvc digests them.
+                    after = min(draw.uniform(0.2, 1.25), 1.0) * seconds[stage]
+                    threading.Timer(after, kill, (child, dvc_too)).start()
+        if child.returncode == 0 and not spared:
+            break
+        assert child.returncode in (0, -9, 255), said[-4000:]
+
+    assert chain.files() == wanted.files()
+
+
+def kill(dvc: "subprocess.Popen[str]", dvc_too: bool) -> None:
+    """SIGKILL to dvc, whose stage is then an orphan, or to all that dvc started."""
+    if dvc_too:
+        dvc.kill()
+    else:
+        for process in below(dvc.pid):
+            process.kill()
+
+
+def test_an_experiment_in_the_workspace_and_a_queued_one_in_a_folder_of_its_own_can_be_compared(clean):
+    chain, _ = clean
+    chain.commit()
+
+    chain.run("dvc", "exp", "run", TARGET, "-n", "fewer", "-S", "curate.align.dose=10")
+    chain.git("checkout", "-q", "--", ".")
+    chain.run("dvc", "checkout", "--with-deps", TARGET)
+    chain.run("dvc", "exp", "run", TARGET, "-n", "queued", "-S", "curate.align.dose=15", "--queue")
+    chain.run("dvc", "exp", "run", "--run-all")
+
+    shown = json.loads(chain.run("dvc", "exp", "show", "--json"))
+    doses = {
+        found["name"]: found["revs"][0]["data"]["params"]["params.yaml"]["data"]["curate"]["align"]["dose"]
+        for row in shown
+        for found in row.get("experiments") or []
+    }
+    assert doses == {"fewer": 10, "queued": 15}
+    strays = [path for path in chain.root.rglob("mlflow.db") if path != chain.root / "mlflow.db"]
+    assert strays == []
+
+
+def test_the_second_run_does_nothing_and_takes_under_five_seconds(clean):
+    chain, _ = clean
+
+    begin = time.monotonic()
+    said = chain.run("dvc", "repro", TARGET)
+
+    assert "Running stage" not in said
+    assert time.monotonic() - begin < 5 or os.getloadavg()[0] > (os.cpu_count() or 1), "slow, and nobody else is at work"
