@@ -47,26 +47,16 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 class Chain:
     """A small copy of the project in a folder and a git repository of its own."""
 
-    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+    def __init__(self, source: Path, root: Path, environment: dict[str, str]) -> None:
         self.root = root
         self.environment = {**environment, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        listed = self.git("ls-files", "-z", "-co", "--exclude-standard", cwd=PROJECT).split("\0")
-        for name in listed:
-            if name and not name.startswith((".venv/", "tests/", "docs/")) and (PROJECT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(PROJECT / name, root / name)
-        (root / "dvc.lock").unlink(missing_ok=True)
-        params = yaml.safe_load((root / "params.yaml").read_text())
-        (root / "params.yaml").write_text(yaml.safe_dump(changed(params, SMALL), sort_keys=False))
+        shutil.copytree(source, root)
         for words in (["init", "-q"], ["config", "user.name", "x"], ["config", "user.email", "x@localhost"]):
             self.git(*words)
         self.commit()
 
-    def git(self, *words: str, cwd: Path | None = None) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=cwd or self.root, env=self.environment, check=True, capture_output=True, text=True
-        )
-        return done.stdout
+    def git(self, *words: str) -> None:
+        subprocess.run(["git", *words], cwd=self.root, env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
     def commit(self) -> None:
         self.git("add", ".")
@@ -88,15 +78,35 @@ class Chain:
         assert child.returncode == 0, said[-4000:]
         return said
 
-    def files(self) -> dict[str, str]:
-        """dvc.lock holds the digest of all that counts below data/."""
-        return yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
+    def lock(self) -> bytes:
+        """The bytes of dvc.lock, which holds the digest of all that counts below data/."""
+        return (self.root / "dvc.lock").read_bytes()
+
+    def outputs(self) -> dict[str, Any]:
+        """The digests of each stage's outputs."""
+        return {name: entry["outs"] for name, entry in yaml.safe_load(self.lock())["stages"].items()}
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> tuple[Chain, dict[str, float]]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's files as they are now, with small params; copied once, so that all chains are of one state."""
+    root = tmp_path_factory.mktemp("source")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=PROJECT, check=True, capture_output=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.startswith((".venv/", "tests/", "docs/")) and name != "dvc.lock" and (PROJECT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, root / name)
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(changed(values, SMALL), sort_keys=False))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(source: Path, environment: dict[str, str]) -> tuple[Chain, dict[str, float]]:
     """The chain after a run that nobody killed, and how long each stage took, in seconds."""
-    chain = Chain(tmp_path_factory.mktemp("clean"), environment)
+    chain = Chain(source, source.with_name("clean"), environment)
     begun: list[tuple[str, float]] = []
     with chain.start("dvc", "repro", TARGET) as child:
         assert child.stdout is not None
@@ -117,9 +127,9 @@ def below(pid: int) -> list[psutil.Process]:
         return []
 
 
-def test_killed_once_in_every_stage_it_ends_in_the_same_bytes(clean, tmp_path, environment):
+def test_killed_once_in_every_stage_it_ends_in_the_same_bytes(clean, source, environment):
     wanted, seconds = clean
-    chain = Chain(tmp_path / "killed in a path with spaces", environment)
+    chain = Chain(source, source.with_name("killed in a path with spaces"), environment)
     draw = random.Random(17)
     spared = set(seconds)
     tries = 0
@@ -143,7 +153,9 @@ def test_killed_once_in_every_stage_it_ends_in_the_same_bytes(clean, tmp_path, e
             break
         assert child.returncode in (0, -9, 255), said[-4000:]
 
-    assert chain.files() == wanted.files()
+    for stage in seconds:
+        assert chain.outputs()[stage] == wanted.outputs()[stage], f"{stage} left other bytes"
+    assert chain.lock() == wanted.lock()
 
 
 def kill(dvc: "subprocess.Popen[str]", dvc_too: bool) -> None:

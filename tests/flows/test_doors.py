@@ -60,10 +60,11 @@ def test_both_doors_leave_the_same_lock_and_the_same_bytes(make_toy):
 
 def test_what_a_run_does_with_a_change_a_failure_and_a_mistake(toy):
     (toy.root / "fail-once").touch()
-    luck, mistake, misspelt, fewer = drive(
+    luck, mistake, back, misspelt, fewer = drive(
         toy,
         (NO_CHANGE, None),
         (("rate: 3", "rate: -3"), None),
+        (NO_CHANGE, None),
         (("rate: 3", "rte: 3"), None),
         (("rows: 6", "rows: 7"), ["ingest@cats"]),
     )
@@ -77,6 +78,9 @@ def test_what_a_run_does_with_a_change_a_failure_and_a_mistake(toy):
     assert "the flow is Failed" in mistake
     assert "Running stage 'evaluate'" not in mistake
 
+    assert "Finished in state Restored" in back, "DVC had the run of before in its cache"
+    assert "Running stage" not in back
+
     assert "train.rte is no known key" in misspelt
     assert "the flow is Failed" in misspelt
     assert "Running stage" not in misspelt
@@ -84,11 +88,3 @@ def test_what_a_run_does_with_a_change_a_failure_and_a_mistake(toy):
     assert "Running stage 'ingest@cats'" in fewer
     assert "ingest@dogs" not in fewer
     assert "params sample.rows 6 → 7" in fewer
-
-
-def test_a_stage_asked_for_that_dvc_has_in_its_cache_is_restored(toy):
-    drive(toy, (NO_CHANGE, None), (("rate: 3", "rate: 4"), None))
-    (back,) = drive(toy, (NO_CHANGE, None))
-
-    assert "Finished in state Restored" in back
-    assert "Running stage" not in back
