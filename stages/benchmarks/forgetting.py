@@ -91,7 +91,8 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
 
 def named(answer: str, labels: Sequence[str]) -> set[str]:
     """The labels that stand in `answer` as whole words; of two labels one inside the other, the longer counts."""
-    words = re.findall(r"[^\W_]+", answer.lower())
+    # A decimal number is one word: the 0 of "0.43" names no digit.
+    words = re.findall(r"\d*\.\d+|[^\W_]+", answer.lower())
     text = " " + " ".join(NUMBER_WORDS.get(word, word) if "0" in labels else word for word in words) + " "
     found = set()
     for label in sorted(labels, key=len, reverse=True):

@@ -42,7 +42,7 @@ class Flock(Scene):
             draw.choice(SHAPES),
             draw.choice(tuple(COLOURS)),
             tuple(around(x + draw.randint(-2, 2), y + draw.randint(-2, 2), side) for x, y in sorted(cells)),
-            draw.choice(("white", "black")),
+            draw.choice(("black", "grey")),
         )
 
     @property

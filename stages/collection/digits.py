@@ -14,6 +14,8 @@ from stages.collection.scene import Ask, Coins, Said, Scene, other, yes_no
 
 NUMERALS = tuple(str(number) for number in range(10))
 PARITY = ("even", "odd")
+FRAME = 8
+"""Width of the frame, in pixels."""
 
 
 @lru_cache(maxsize=1)
@@ -39,15 +41,17 @@ def scans(held_out: int) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Digit(Scene):
-    """One handwritten digit in coloured ink on black, as large as the picture.
+    """One handwritten digit in white on black, as large as the picture, in a coloured frame.
 
-    It is neither moved nor scaled, for the hands that wrote it differ enough: after nine epochs from noise, a vision tower
-    alone read 0.89 of the held-out ones so, and 0.64 where each was shifted and scaled a little (one seed).
+    White, because six inks are six times as much to learn: from noise, 200 steps on coloured digits alone read 0.29 of
+    those held out, and 150 on plain ones 0.98. It is neither moved nor scaled, for the hands that wrote it differ enough:
+    after nine epochs from noise, a vision tower alone read 0.89 of the held-out ones so, and 0.64 where each was shifted
+    and scaled a little (one seed).
     """
 
     scan: int
     value: int
-    ink: str
+    frame: str
 
     family: ClassVar[str] = "digits"
 
@@ -58,15 +62,16 @@ class Digit(Scene):
 
     @classmethod
     def of(cls, scan: int, draw: Random) -> Self:
-        """The scan of that number, in a drawn ink."""
+        """The scan of that number, in a drawn frame."""
         return cls(scan, _scans()[1][scan], draw.choice(tuple(COLOURS)))
 
     def paint(self) -> Image.Image:
         """The 8 x 8 scan, smoothly enlarged."""
-        image, _ = canvas(GROUNDS["black"])
+        image, pen = canvas(GROUNDS["black"])
         strength = Image.fromarray(np.minimum(_scans()[0][self.scan] * 16, 255).astype(np.uint8))
-        mask = strength.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        image.paste(COLOURS[self.ink], (0, 0), mask)
+        mask = strength.resize((SIDE - 2 * FRAME, SIDE - 2 * FRAME), Image.Resampling.BICUBIC)
+        image.paste((255, 255, 255), (FRAME, FRAME), mask)
+        pen.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=COLOURS[self.frame], width=FRAME)
         return image
 
     @property
@@ -82,7 +87,7 @@ class Digit(Scene):
             Ask("digits+parity", self.parity, options=PARITY),
             Ask("digits+check", yes_no(yes), self.judge(draw, yes)),
             Ask("digits+next", str(self.value + 1), among=(*NUMERALS[1:], "10")),
-            Ask("digits+ink", self.ink, among=tuple(COLOURS)),
+            Ask("digits+frame", self.frame, among=tuple(COLOURS)),
         ]
 
     def judge(self, draw: Random, yes: bool) -> str:
@@ -91,20 +96,20 @@ class Digit(Scene):
 
     def caption(self) -> str:
         """The scene in one short sentence."""
-        return f"A handwritten {self.value} in {self.ink} on black."
+        return f"A handwritten {self.value}, the frame is {self.frame}."
 
     def describe(self) -> str:
         """The scene in a few chatty sentences."""
         return (
             f"The picture shows one handwritten digit. It is the number {self.value}, "
-            f"written in {self.ink} ink on a black background. The number {self.value} is {self.parity}."
+            f"written in white on black, and the frame around it is {self.frame}. The number {self.value} is {self.parity}."
         )
 
     def talk(self) -> list[Said]:
         """Questions about single facts, with chatty answers."""
         return [
             Said("Could you tell me which number somebody wrote here?", f"Somebody wrote the number {self.value} here."),
-            Said("And what ink did they use?", f"They used {self.ink} ink on a black background."),
+            Said("And what is around it?", f"Around it there is a frame, and the frame is {self.frame}."),
             Said(
                 "What comes after it when you count?",
                 f"When you count, the number {self.value + 1} comes after the number {self.value}.",

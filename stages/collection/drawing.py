@@ -13,14 +13,14 @@ SIDE = 96
 """Width and height of every picture, in pixels."""
 
 COLOURS = {
-    "red": (220, 30, 35),
-    "green": (25, 155, 60),
-    "blue": (50, 95, 245),
-    "yellow": (250, 215, 30),
-    "purple": (150, 50, 180),
-    "orange": (250, 130, 20),
+    "red": (240, 40, 45),
+    "green": (35, 200, 75),
+    "blue": (70, 120, 255),
+    "yellow": (255, 220, 40),
+    "purple": (190, 75, 230),
+    "orange": (255, 140, 30),
 }
-GROUNDS = {"white": (250, 250, 250), "black": (12, 12, 16), "grey": (128, 132, 136)}
+GROUNDS = {"white": (250, 250, 250), "black": (12, 12, 16), "grey": (80, 84, 88)}
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
 Colour = tuple[int, int, int]

@@ -36,7 +36,7 @@ class Odd(Scene):
         one, two, three, four = (
             around(x + draw.randint(-3, 3), y + draw.randint(-3, 3), draw.randint(32, 36)) for x, y in MIDDLES
         )
-        ground = draw.choice(("white", "black"))
+        ground = draw.choice(("black", "grey"))
         return cls(form, colour, feature, odd_value, draw.choice(CORNERS), (one, two, three, four), ground)
 
     @property

@@ -38,7 +38,7 @@ class Single(Scene):
             draw.choice(SHAPES),
             draw.choice(tuple(COLOURS)),
             size,
-            draw.choice(("white", "black")),
+            draw.choice(("black", "grey")),
             around(middle[0], middle[1], side),
         )
 
@@ -135,7 +135,7 @@ class Pair(Scene):
             (first, second),
             (one, two),
             (place, FACING[place]),
-            draw.choice(("white", "black")),
+            draw.choice(("black", "grey")),
             (boxes[0], boxes[1]),
         )
 

@@ -35,7 +35,7 @@ class Arrow(Scene):
         return cls(
             draw.choice(DIRECTIONS),
             draw.choice(tuple(COLOURS)),
-            draw.choice(("white", "black")),
+            draw.choice(("black", "grey")),
             48 + draw.randint(-8, 8),
             48 + draw.randint(-8, 8),
         )

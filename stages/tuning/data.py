@@ -17,8 +17,6 @@ from stages.trees.tree import Tree
 
 CACHED_MIB = 2048
 """Preprocessed pictures kept in memory; what does not fit is preprocessed again in every epoch."""
-SORTED_BATCHES = 16
-"""Batches whose trees are sorted by length together, so that little is padded and the order stays random enough."""
 
 
 class Ordered(Dataset[Tree]):
@@ -34,10 +32,11 @@ class Ordered(Dataset[Tree]):
         return self.trees[self.order[position]]
 
 
-def order(trees: Sequence[Tree], epochs: float, per_batch: int, per_step: int, seed: int) -> list[int]:
-    """Indices of `trees` for all `epochs`, shuffled anew in each, batches of like lengths; whole steps only.
+def order(trees: Sequence[Tree], epochs: float, per_step: int, seed: int) -> list[int]:
+    """Indices of `trees` for all `epochs`, shuffled anew in each; whole steps only, each sorted by length.
 
-    The last step is filled up from one more shuffle, so no tree is left out of an epoch and every step is full.
+    Sorted within a step and never across steps: the batches of a step pad little, and every step still sees a fair mix. The
+    last step is filled up from one more shuffle, so no tree is left out of an epoch and every step is full.
     """
     generator = random.Random(seed)
     wanted = max(per_step, -(-round(len(trees) * epochs) // per_step) * per_step)
@@ -46,14 +45,8 @@ def order(trees: Sequence[Tree], epochs: float, per_batch: int, per_step: int, s
         epoch = list(range(len(trees)))
         generator.shuffle(epoch)
         drawn += epoch
-    drawn = drawn[:wanted]
-    laid: list[int] = []
-    for start in range(0, wanted, per_batch * SORTED_BATCHES):
-        block = sorted(drawn[start : start + per_batch * SORTED_BATCHES], key=lambda index: trees[index].tokens)
-        batches = [block[first : first + per_batch] for first in range(0, len(block), per_batch)]
-        generator.shuffle(batches)
-        laid += [index for batch in batches for index in batch]
-    return laid
+    steps = [drawn[first : first + per_step] for first in range(0, wanted, per_step)]
+    return [index for step in steps for index in sorted(step, key=lambda index: trees[index].tokens)]
 
 
 class Pixels:
@@ -86,12 +79,12 @@ class Pixels:
 class Collator:
     """Lists of trees → keyword arguments of the model's forward."""
 
-    def __init__(self, pixels: Pixels, processor: ProcessorMixin, shared: bool, eager: bool) -> None:
+    def __init__(self, pixels: Pixels, processor: ProcessorMixin, shared: bool, eager: bool, weighting: str) -> None:
         """`shared`: branches share their prefix under the tree mask; else every branch is a plain row of its own.
 
-        `eager`: the model's attention adds its mask, so it must be numbers.
+        `eager`: the model's attention adds its mask, so it must be numbers. `weighting`: token or example.
         """
-        self.pixels, self.shared, self.eager = pixels, shared, eager
+        self.pixels, self.shared, self.eager, self.weighting = pixels, shared, eager, weighting
         self.pad_id: int = processor.tokenizer.pad_token_id
         self.image_id: int | None = getattr(processor, "image_token_id", None)
         self.marks_images = "mm_token_type_ids" in processor.model_input_names
@@ -106,7 +99,7 @@ class Collator:
             # transformers takes a bool mask of [B, L] here, and computes logits at those positions only: [N, vocabulary].
             "logits_to_keep": batch.asked,
             "labels": batch.labels,
-            "shift_labels": batch.labels,
+            "weights": weights(trees, self.weighting),
         }
         if self.shared:
             inputs["position_ids"] = batch.position_ids
@@ -121,3 +114,9 @@ class Collator:
         for name in shown[0] if shown else ():
             inputs[name] = torch.cat([one[name] for one in shown])
         return inputs
+
+
+def weights(trees: Sequence[Tree], weighting: str) -> torch.Tensor:
+    """[N] float32: how much each supervised token counts. By token: 1 each; by example: an answer's tokens share 1."""
+    sizes = [sum(branch.supervised) for tree in trees for branch in tree.branches]
+    return torch.tensor([1.0 if weighting == "token" else 1.0 / size for size in sizes for _ in range(size)])

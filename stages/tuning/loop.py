@@ -53,8 +53,8 @@ def tune(
         print(f"{stage}: branches are tuned as separate rows, because {reason}")
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
-    collator = Collator(Pixels(ingested, trees, processor), processor, shared=reason is None, eager=device == "cpu")
-    data = Ordered(trees, order(trees, params.epochs, params.trees_per_batch, params.trees_per_step, params.seed))
+    collator = Collator(Pixels(ingested, trees, processor), processor, reason is None, device == "cpu", params.weighting)
+    data = Ordered(trees, order(trees, params.epochs, params.trees_per_step, params.seed))
     work = checkpoints(stage, params, rendered, base)
     trainer = TreeTrainer(
         model=tuned,
@@ -83,6 +83,21 @@ class TreeTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted mean of the supervised tokens' losses over the whole step: all its batches, all processes."""
+        labels, weights = inputs.pop("labels"), inputs.pop("weights")
+        outputs = model(**inputs)
+        losses = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="none")
+        # Data-parallel training takes the mean of the processes' gradients; each has only its share of the step's sum.
+        loss = (losses * weights).sum() / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(total).sum()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

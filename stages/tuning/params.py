@@ -37,5 +37,7 @@ class Tuning(Section):
     """Trees in one forward pass of one process; trees_per_step is a multiple of this times processes."""
     checkpoint_steps: int
     """Steps between two checkpoints: the most work that a kill can cost."""
+    weighting: Literal["token", "example"]
+    """What counts alike in the loss: each supervised token, or each example, so that long answers do not drown short ones."""
     share_prefix: Literal["auto", "never"]
     """auto: branches behind one picture share it where the model's family is proved to allow that; never: separate rows."""

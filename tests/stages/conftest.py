@@ -54,5 +54,6 @@ def tuning() -> dict[str, Any]:
         "trees_per_step": 4,
         "trees_per_batch": 2,
         "checkpoint_steps": 100,
+        "weighting": "example",
         "share_prefix": "auto",
     }

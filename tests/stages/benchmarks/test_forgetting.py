@@ -13,6 +13,7 @@ DIGITS = [str(number) for number in range(10)]
         ("The number is 7.", DIGITS, {"7"}),
         ("Seven", DIGITS, {"7"}),
         ("17", DIGITS, set()),
+        ("[0.43, 0.52]", DIGITS, set()),
         ("7 or 9", DIGITS, {"7", "9"}),
         ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", DIGITS, set(DIGITS)),
         ("A Circle!", ["circle", "square"], {"circle"}),

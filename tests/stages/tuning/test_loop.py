@@ -27,6 +27,7 @@ PARAMS = Tuning(
     trees_per_step=4,
     trees_per_batch=2,
     checkpoint_steps=2,
+    weighting="example",
     share_prefix="auto",
 )
 
