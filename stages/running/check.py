@@ -52,7 +52,8 @@ def faults(params: Path, graph: Path) -> list[str]:
             section_of(params_of(STAGES / f"{stage}.py"), stage, sections, params)
         except ValueError as error:
             found.append(str(error))
-    return found + _missing_sources(sections, params)
+    sources = _sources(sections)
+    return found + _missing_sources(sources, params) + _left_over_sources(sources, params)
 
 
 def _stages(graph: Path) -> list[str]:
@@ -101,20 +102,35 @@ def _names(statement: ast.stmt) -> list[str]:
     return []
 
 
-def _missing_sources(sections: dict[str, Any], params: Path) -> list[str]:
-    """A fault for every source folder that is not there and that no stage makes."""
+def _sources(sections: dict[str, Any]) -> dict[str, str]:
+    """The folder of each source, as far as the section can be read."""
     ingest = sections.get("ingest")
     sources = ingest.get("sources") if isinstance(ingest, dict) else None
-    folders = {
+    return {
         name: source["folder"]
         for name, source in (sources.items() if isinstance(sources, dict) else ())
         if isinstance(source, dict) and isinstance(source.get("folder"), str)
     }
+
+
+def _missing_sources(sources: dict[str, str], params: Path) -> list[str]:
+    """A fault for every source folder that is not there and that no stage makes."""
     return [
         f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
         "correct it there, or put the data where it points"
-        for name, folder in folders.items()
+        for name, folder in sources.items()
         if not Path(folder).is_dir() and Path(folder).parts[:1] != ("data",)
+    ]
+
+
+def _left_over_sources(sources: dict[str, str], params: Path) -> list[str]:
+    """A fault for every ingested source that params no longer name: `validate` reads all of the folder, so it would stay."""
+    ingested = Path("data/ingest")
+    left = [path for path in sorted(ingested.glob("*")) if path.is_dir() and path.name[0] != "." and path.name not in sources]
+    return [
+        f"{path} is left of a source that {params} no longer names, and would still be read; remove it: rm -r {path}"
+        for path in left
+        if sources
     ]
 
 

@@ -79,3 +79,13 @@ def test_outside_a_project_it_says_where_to_run(tmp_path):
     (tmp_path / "params.yaml").write_text("{}")
 
     assert "run from the project's folder" in faults(tmp_path / "params.yaml", tmp_path / "dvc.yaml")[0]
+
+
+def test_what_is_left_of_a_source_no_longer_named_is_a_fault_because_it_would_be_read(place):
+    for name in ("a", "gone"):
+        (place / "data" / "ingest" / name).mkdir(parents=True)
+
+    found = check(place, "ingest: {sources: {a: {folder: .}}}")
+
+    assert [fault for fault in found if "data/ingest/gone is left of a source" in fault and "rm -r data/ingest/gone" in fault]
+    assert not [fault for fault in found if "data/ingest/a " in fault]
