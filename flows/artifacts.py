@@ -33,13 +33,26 @@ def leave_artifacts(root: Path) -> None:
 
 
 def score_table(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """{model: {benchmark: {metric: value}}} → a row per benchmark and metric, a column per model."""
+    """{model: {benchmark: {metric: value}}} → a row per benchmark and metric, a column per model.
+
+    A metric's bounds, `<metric>_low` and `<metric>_high`, stand in its cell: "0.71 (0.68 to 0.74)".
+    """
     rows: dict[str, dict[str, Any]] = {}
     for model, benchmarks in scores.items():
-        for name, value in _leaves(benchmarks):
-            shown = round(value, 4) if isinstance(value, float) else value
+        values = dict(_leaves(benchmarks))
+        for name, value in values.items():
+            bounds = [values.get(f"{name}_{end}") for end in ("low", "high")]
+            if value is None or name.removesuffix("_low").removesuffix("_high") in values.keys() - {name}:
+                continue
+            shown = _shown(value)
+            if None not in bounds:
+                shown = f"{shown} ({_shown(bounds[0])} to {_shown(bounds[1])})"
             rows.setdefault(name, {"score": name})[model] = shown
     return list(rows.values())
+
+
+def _shown(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -63,6 +63,17 @@ def upto(stages: Sequence[Stage], targets: Sequence[str] | None) -> list[Stage]:
     return [stage for stage in stages if stage.name in wanted]
 
 
+def awaited(stage: Stage, stages: Sequence[Stage]) -> list[str]:
+    """Of what `stage` needs, the stages that no other stage it needs has waited for already."""
+    by_name = {stage.name: stage for stage in stages}
+
+    def before(name: str) -> set[str]:
+        return {name}.union(*(before(need) for need in by_name[name].needs))
+
+    implied = {earlier for need in stage.needs for earlier in before(need) - {need}}
+    return [need for need in stage.needs if need not in implied]
+
+
 def _stage(name: str, meta: object, needs: Sequence[str]) -> Stage:
     meta = {} if meta is None else meta
     where = f"dvc.yaml: meta of stage '{name}'"

@@ -23,7 +23,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import leave_artifacts
-from flows.graph import Stage, read_stages, upto
+from flows.graph import Stage, awaited, read_stages, upto
 from flows.reasons import last_params, params, reasons
 from flows.repro import settle_lock
 from stages.running.command import WORK
@@ -70,7 +70,8 @@ def pipeline(stages: list[str] | None = None) -> None:
         runs: dict[str, PrefectFuture] = {}
         with _no_child_left():
             for stage in wanted:
-                runs[stage.name] = _task(stage).submit(stage, root, slots, wait_for=[runs[n] for n in stage.needs])
+                needed = [runs[name] for name in awaited(stage, graph)]
+                runs[stage.name] = _task(stage).submit(stage, root, slots, wait_for=needed)
             wait(list(runs.values()))
         settle_lock(root, [stage.name for stage in graph])
         leave_artifacts(root)

@@ -14,6 +14,15 @@ def test_scores_become_a_row_per_metric_and_a_column_per_model():
     ]
 
 
+def test_bounds_stand_in_the_cell_of_their_metric():
+    scores = {"train": {"mme": {"total": 0.5, "total_low": 0.25, "total_high": 0.75, "cognition": 1, "cognition_low": None}}}
+
+    assert score_table(scores) == [
+        {"score": "mme total", "train": "0.5 (0.25 to 0.75)"},
+        {"score": "mme cognition", "train": 1},
+    ]
+
+
 def write(data, stage, *states):
     (data / stage).mkdir(parents=True)
     lines = [Line("cats", row, str(row), "t", state, "" if state == ON else "why") for row, state in enumerate(states) if state]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import Stage, read_stages, upto
+from flows.graph import Stage, awaited, read_stages, upto
 
 # DVC's own use of pygtrie.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
@@ -35,6 +35,12 @@ def test_targets_bring_what_they_need(targets, names):
 def test_a_target_that_is_no_stage_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match=r"no stage 'lern'; it has draw, read@a"):
         upto(CHAIN, ["lern"])
+
+
+def test_only_what_nothing_else_has_waited_for_is_awaited():
+    chain = [stage("draw"), stage("read", "draw"), stage("learn", "draw", "read"), stage("score", "draw", "learn", "read")]
+
+    assert [awaited(found, chain) for found in chain] == [[], ["draw"], ["read"], ["learn"]]
 
 
 def test_every_stage_of_the_project_comes_after_what_it_needs():

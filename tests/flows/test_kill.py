@@ -1,5 +1,6 @@
 """SIGKILL at random moments - of a stage, of dvc, of Prefect's flow and worker - then `dvc repro` ends in the same bytes."""
 
+import contextlib
 import os
 import random
 import signal
@@ -95,15 +96,32 @@ def test_everything_killed_at_once_and_the_next_run_begun_at_once(make_toy, clea
     assert toy.files() == wanted
 
 
-def test_a_flow_killed_takes_dvc_and_its_stage_along(make_toy, clean):
+@pytest.fixture
+def flow():
+    """A function that starts a toy's flow, and returns it with its first stage; Prefect's own server is ended after."""
+    servers = []
+
+    def start(toy):
+        flow = toy.start("flows.pipeline", stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while not (running := stages_of(psutil.Process(flow.pid))):
+            assert time.monotonic() < end, "no stage began within a minute"
+            time.sleep(0.05)
+        servers.extend(psutil.Process(flow.pid).children())
+        return flow, running
+
+    yield start
+    for server in servers:
+        with contextlib.suppress(psutil.Error):
+            server.kill()
+
+
+def test_a_flow_killed_takes_dvc_and_its_stage_along(make_toy, clean, flow):
     wanted, _ = clean
     toy = slow_toy(make_toy, "killed")
-    with toy.start("flows.pipeline", stdout=subprocess.DEVNULL) as flow:
-        end = time.monotonic() + 60
-        while not (running := stages_of(psutil.Process(flow.pid))) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert running, "no stage began within a minute"
-        flow.kill()
+    started, running = flow(toy)
+    with started:
+        started.kill()
     _, alive = psutil.wait_procs(running, timeout=5)
 
     assert not alive
@@ -111,19 +129,16 @@ def test_a_flow_killed_takes_dvc_and_its_stage_along(make_toy, clean):
     assert toy.files() == wanted
 
 
-def test_a_cancelled_flow_ends_what_it_started(make_toy, clean):
+def test_a_cancelled_flow_ends_what_it_started(make_toy, clean, flow):
     wanted, _ = clean
     toy = slow_toy(make_toy, "cancelled")
     toy.edit("rows: 6, pause: 0.05", "rows: 6, pause: 5.0")
-    with toy.start("flows.pipeline", stdout=subprocess.DEVNULL) as flow:
-        end = time.monotonic() + 60
-        while not (running := stages_of(psutil.Process(flow.pid))) and time.monotonic() < end:
-            time.sleep(0.05)
-        flow.terminate()
-        flow.wait(timeout=20)
+    started, running = flow(toy)
+    with started:
+        started.terminate()
+        started.wait(timeout=20)
     _, alive = psutil.wait_procs(running, timeout=5)
 
-    assert running
     assert not alive
     toy.edit("rows: 6, pause: 5.0", "rows: 6, pause: 0.05")
     repro_until_done(toy)
