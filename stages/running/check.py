@@ -56,7 +56,7 @@ def faults(params: Path, graph: Path) -> list[str]:
     return found + _missing_sources(sources, params) + _left_over_sources(sources, params)
 
 
-def _stages(graph: Path) -> list[str]:
+def _stages(graph: Path) -> dict[str, Any]:
     if not graph.is_file():
         raise ValueError(f"there is no {graph} here; run from the project's folder")
     return list(yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"])
@@ -119,7 +119,7 @@ def _missing_sources(sources: dict[str, str], params: Path) -> list[str]:
         f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
         "correct it there, or put the data where it points"
         for name, folder in sources.items()
-        if not Path(folder).is_dir() and Path(folder).parts[:1] != ("data",)
+        if not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made)
     ]
 
 

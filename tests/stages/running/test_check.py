@@ -33,7 +33,7 @@ def place(tmp_path, monkeypatch):
     for name in ("draw", "learn"):
         (tmp_path / "stages" / f"{name}.py").write_text(STAGE.format(name=name))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages: {draw: {cmd: a}, learn: {foreach: [1], do: {cmd: b}}}")
+    (tmp_path / "dvc.yaml").write_text("stages: {draw: {cmd: a, outs: [made/drawn]}, learn: {foreach: [1], do: {cmd: b}}}")
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     found = check(
         place,
         "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: {start: 0.5}}\n"
-        "ingest: {sources: {a: {folder: data/sample/tasks}, b: {folder: /nowhere/at all}, c: {folder: .}}}",
+        "ingest: {sources: {a: {folder: made/drawn/tasks}, b: {folder: /nowhere/at all}, c: {folder: .}}}",
     )
 
     missing = [fault for fault in found if "there is no folder" in fault]
