@@ -53,13 +53,19 @@ def faults(params: Path, graph: Path) -> list[str]:
         except ValueError as error:
             found.append(str(error))
     sources = _sources(sections)
-    return found + _missing_sources(sources, params) + _left_over_sources(sources, params)
+    return found + _missing_sources(sources, params, stages) + _left_over_sources(sources, params, stages)
 
 
 def _stages(graph: Path) -> dict[str, Any]:
     if not graph.is_file():
         raise ValueError(f"there is no {graph} here; run from the project's folder")
-    return list(yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"])
+    return yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"]
+
+
+def _outs(stage: dict[str, Any]) -> list[Path]:
+    """What a stage of dvc.yaml writes, one of a `foreach` with `${…}` in it; an entry may be a path with its settings."""
+    outs = stage.get("do", stage).get("outs", [])
+    return [Path(path) for out in outs for path in ([out] if isinstance(out, str) else out)]
 
 
 def params_of(file: Path) -> type[Section]:
@@ -113,8 +119,9 @@ def _sources(sections: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _missing_sources(sources: dict[str, str], params: Path) -> list[str]:
+def _missing_sources(sources: dict[str, str], params: Path, stages: dict[str, Any]) -> list[str]:
     """A fault for every source folder that is not there and that no stage makes."""
+    made = [out for stage in stages.values() for out in _outs(stage)]
     return [
         f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
         "correct it there, or put the data where it points"
@@ -123,10 +130,15 @@ def _missing_sources(sources: dict[str, str], params: Path) -> list[str]:
     ]
 
 
-def _left_over_sources(sources: dict[str, str], params: Path) -> list[str]:
+def _left_over_sources(sources: dict[str, str], params: Path, stages: dict[str, Any]) -> list[str]:
     """A fault for every ingested source that params no longer name: `validate` reads all of the folder, so it would stay."""
-    ingested = Path("data/ingest")
-    left = [path for path in sorted(ingested.glob("*")) if path.is_dir() and path.name[0] != "." and path.name not in sources]
+    folders = {out.parent for out in _outs(stages.get("ingest", {}))}
+    left = [
+        path
+        for folder in folders
+        for path in sorted(folder.glob("*"))
+        if path.is_dir() and path.name[0] != "." and path.name not in sources
+    ]
     return [
         f"{path} is left of a source that {params} no longer names, and would still be read; remove it: rm -r {path}"
         for path in left

@@ -82,6 +82,13 @@ def test_outside_a_project_it_says_where_to_run(tmp_path):
 
 
 def test_what_is_left_of_a_source_no_longer_named_is_a_fault_because_it_would_be_read(place):
+    (place / "dvc.yaml").write_text(
+        "stages: {draw: {cmd: a, outs: [made/drawn]}, learn: {foreach: [1], do: {cmd: b}}, "
+        "ingest: {foreach: [1], do: {cmd: c, outs: ['data/ingest/${key}']}}}"
+    )
+    (place / "stages" / "ingest.py").write_text(
+        "from stages.running.section import Section\nclass Params(Section):\n    sources: dict"
+    )
     for name in ("a", "gone"):
         (place / "data" / "ingest" / name).mkdir(parents=True)
 
