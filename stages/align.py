@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import NonNegativeInt
+
 from stages.running import command
 from stages.running.command import Out
 from stages.tuning.launch import launch
@@ -9,12 +11,16 @@ from stages.tuning.params import Tuning
 
 
 class Params(Tuning):
-    """How `align` tunes."""
+    """How `align` tunes, and on how much."""
+
+    dose: NonNegativeInt
+    """How many examples, kinds in the proportions their sources have them. `curate` draws them."""
 
 
 def align(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
     """Tune the model in `base` on the trees of `rendered`."""
-    launch("align", params, rendered, ingested, base, model, metrics, curve)
+    tuning = Tuning.model_validate(params.model_dump(exclude={"dose"}))
+    launch("align", tuning, rendered, ingested, base, model, metrics, curve)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Put the base model into one local folder: built tiny, or a hub or local model at a pinned revision."""
 
 from stages.collection.sentences import sentences
-from stages.models import loading, tiny
+from stages.models import loading
+from stages.models.sections import Tiny
+from stages.models.tiny import build
 from stages.running import command
 from stages.running.command import Out
 from stages.running.section import Section
@@ -16,7 +18,7 @@ class Params(Section):
     """The commit of a hub id, 40 hex digits; null for tiny and local folders."""
     seed: int
     """Draws the tiny model's first weights."""
-    tiny: tiny.Tiny
+    tiny: Tiny
     """Sizes of the tiny model; read only when `model` is tiny."""
 
 
@@ -27,7 +29,7 @@ TOKENIZER_TEXTS = 20_000
 def base(params: Params, folder: Out) -> None:
     """Write the base model to `folder`, and prove that it loads."""
     if params.model == "tiny":
-        tiny.build(params.tiny, params.seed, sentences(params.seed, TOKENIZER_TEXTS), folder)
+        build(params.tiny, params.seed, sentences(params.seed, TOKENIZER_TEXTS), folder)
     else:
         loading.fetch(params.model, params.revision, folder)
     loading.load_model(folder)

@@ -47,9 +47,7 @@ class Align(Section):
     """What stage 2 learns from."""
 
     sources: list[str]
-    """Names of sources."""
-    dose: NonNegativeInt
-    """How many rows, kinds in the proportions the sources have them."""
+    """Names of sources; how many of their rows are taken is align.dose."""
 
 
 class Params(Section):
@@ -74,8 +72,14 @@ Dropped = dict[Key, tuple[str, str]]
 """(source, row) → (state, reason)."""
 
 
-def curate(params: Params, validated: Path, curated: Out) -> None:
-    """Select from the rows that passed the contract."""
+def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
+    """Select from the rows that passed the contract.
+
+    `dose`, how many stage-2 rows, is a value of `align`'s section and comes as a word of the command: whoever asks what the
+    dose does (`dvc exp run -S align.dose=300`) asks it of align, and not of the stage that happens to count the rows.
+    """
+    if not dose.isdecimal():
+        raise ValueError(f"align.dose must be a whole number of rows, got {dose!r}; change it in params.yaml")
     rows = example.read(validated / "examples.parquet")
     stage_of = _stage_of(params, {line.source for line in ledger.read(validated / "ledger.parquet")})
     dropped: Dropped = {key(row): ("unused", "in_no_stage") for row in rows if row.source not in stage_of}
@@ -91,7 +95,7 @@ def curate(params: Params, validated: Path, curated: Out) -> None:
     connecting = _of(_left(rows, dropped), params.connect.sources)
     dropped |= {key(row): ("over_cap", "connect_rows") for row in drawn(connecting, params.seed)[params.connect.rows :]}
     aligning = _of(_left(rows, dropped), params.align.sources)
-    dropped |= {key(row): ("not_in_dose", "dose") for row in drawn(aligning, params.seed)[params.align.dose :]}
+    dropped |= {key(row): ("not_in_dose", "dose") for row in drawn(aligning, params.seed)[int(dose) :]}
 
     curated.mkdir(parents=True)
     for stage, sources in by_stage.items():

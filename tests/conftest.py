@@ -59,7 +59,8 @@ def mlflow_store(_mlflow_database: str, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random LLaVA of some 30,000 parameters that sees 16 x 16 pixels as four tokens."""
-    from stages.models.tiny import Tiny, build
+    from stages.models.sections import Tiny
+    from stages.models.tiny import build
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     sizes = Tiny(

@@ -21,7 +21,7 @@ CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect(sources=[], rows=0),
     train=curating.Train(sources=["wild"], rows_per_task=3),
-    align=curating.Align(sources=[], dose=0),
+    align=curating.Align(sources=[]),
     balance=True,
     held_out=0.2,
 )
@@ -47,8 +47,8 @@ def chain(folder, rows, images="images"):
     data = folder / "data"
     ingesting.ingest(ingesting.Params(sources={"wild": source}, shard_mib=1), "wild", folder, data / "ingest" / "wild")
     validating.validate(ALLOWED, data / "ingest", data / "validate")
-    curating.curate(CHOICE, data / "validate", data / "curate")
-    first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
+    curating.curate(CHOICE, data / "validate", "0", data / "curate")
+    first, second, third = ledger.read_parts(data / "ingest", data / "validate", "0", data / "curate")
     learned = [
         ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
     ]

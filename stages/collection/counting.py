@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from PIL import Image
 
-from stages.collection.drawing import COLOURS, GROUNDS, SHAPES, Box, around, canvas, shape
+from stages.collection.drawing import COLOURS, GRID, GROUNDS, SHAPES, TINTS, Box, around, canvas, shape
 from stages.collection.scene import Ask, Coins, Said, Scene, a, options_with, other, plural, yes_no
 
 NUMBERS = ("1", "2", "3", "4", "5")
@@ -30,19 +30,20 @@ class Flock(Scene):
     colour: str
     boxes: tuple[Box, ...]
     ground: str
+    tint: int
 
     family: ClassVar[str] = "counting"
 
     @classmethod
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
-        cells = draw.sample([(x, y) for x in (17, 48, 79) for y in (17, 48, 79)], draw.randint(1, 5))
-        side = draw.randint(24, 27)
+        cells = draw.sample([(x, y) for x in GRID for y in GRID], draw.randint(1, 5))
         return cls(
             draw.choice(SHAPES),
             draw.choice(tuple(COLOURS)),
-            tuple(around(x + draw.randint(-2, 2), y + draw.randint(-2, 2), side) for x, y in sorted(cells)),
+            tuple(around(x, y, 28) for x, y in sorted(cells)),
             draw.choice(("black", "grey")),
+            draw.randint(0, TINTS),
         )
 
     @property
@@ -57,7 +58,7 @@ class Flock(Scene):
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.ground])
+        image, pen = canvas(GROUNDS[self.ground], self.tint)
         for box in self.boxes:
             shape(pen, self.shape, box, COLOURS[self.colour])
         return image
@@ -120,6 +121,7 @@ class Dice(Scene):
     left: int
     right: int
     colours: tuple[str, str]
+    tint: int
     boxes: tuple[Box, Box]
 
     family: ClassVar[str] = "dice"
@@ -128,14 +130,14 @@ class Dice(Scene):
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
         one, two = draw.sample(("red", "green", "blue", "purple"), 2)
-        boxes = [around(x + draw.randint(-1, 1), 48 + draw.randint(-14, 14), 44) for x in (24, 72)]
+        boxes = [around(x, draw.choice((32, 48, 64)), 44) for x in (24, 72)]
         left = draw.randint(1, 6)
         right = left if draw.random() < 0.2 else draw.randint(1, 6)
-        return cls(left, right, (one, two), (boxes[0], boxes[1]))
+        return cls(left, right, (one, two), draw.randint(0, TINTS), (boxes[0], boxes[1]))
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS["grey"])
+        image, pen = canvas(GROUNDS["grey"], self.tint)
         for value, colour, box in zip((self.left, self.right), self.colours, self.boxes, strict=True):
             pen.rounded_rectangle(box.edges, radius=7, fill=COLOURS[colour])
             for x, y in SPOTS[value]:

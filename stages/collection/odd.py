@@ -6,11 +6,11 @@ from typing import ClassVar, Self
 
 from PIL import Image
 
-from stages.collection.drawing import COLOURS, GROUNDS, SHAPES, Box, around, canvas, shape
+from stages.collection.drawing import COLOURS, GROUNDS, SHAPES, TINTS, Box, around, canvas, shape
 from stages.collection.scene import Ask, Coins, Said, Scene, a, other, plural, yes_no
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-MIDDLES = ((25, 25), (71, 25), (25, 71), (71, 71))
+MIDDLES = ((24, 24), (72, 24), (24, 72), (72, 72))
 FEATURES = ("colour", "shape")
 
 
@@ -25,6 +25,7 @@ class Odd(Scene):
     corner: str
     boxes: tuple[Box, Box, Box, Box]
     ground: str
+    tint: int
 
     family: ClassVar[str] = "odd"
 
@@ -33,11 +34,11 @@ class Odd(Scene):
         """A scene whose facts come from `draw`."""
         form, colour, feature = draw.choice(SHAPES), draw.choice(tuple(COLOURS)), draw.choice(FEATURES)
         odd_value = other(draw, tuple(COLOURS), colour) if feature == "colour" else other(draw, SHAPES, form)
-        one, two, three, four = (
-            around(x + draw.randint(-3, 3), y + draw.randint(-3, 3), draw.randint(32, 36)) for x, y in MIDDLES
-        )
+        one, two, three, four = (around(x, y, 40) for x, y in MIDDLES)
         ground = draw.choice(("black", "grey"))
-        return cls(form, colour, feature, odd_value, draw.choice(CORNERS), (one, two, three, four), ground)
+        return cls(
+            form, colour, feature, odd_value, draw.choice(CORNERS), (one, two, three, four), ground, draw.randint(0, TINTS)
+        )
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Odd(Scene):
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.ground])
+        image, pen = canvas(GROUNDS[self.ground], self.tint)
         for corner, box in zip(CORNERS, self.boxes, strict=True):
             colour, form = (self.odd_name if corner == self.corner else self.name).split()
             shape(pen, form, box, COLOURS[colour])

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from PIL import Image
 
-from stages.collection.drawing import COLOURS, GROUNDS, SHAPES, SIDE, Box, around, canvas, shape
+from stages.collection.drawing import COLOURS, GRID, GROUNDS, SHAPES, TINTS, Box, around, canvas, shape
 from stages.collection.scene import Ask, Coins, Said, Scene, a, options_with, other, yes_no
 
 SIZES = ("small", "large")
@@ -23,6 +23,7 @@ class Single(Scene):
     colour: str
     size: str
     ground: str
+    tint: int
     box: Box
 
     family: ClassVar[str] = "shapes"
@@ -31,20 +32,19 @@ class Single(Scene):
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
         size = draw.choice(SIZES)
-        side = draw.randint(26, 34) if size == "small" else draw.randint(60, 76)
-        reach = SIDE // 2 - side // 2 - 4
-        middle = [SIDE // 2 + draw.randint(-reach, reach) for _ in range(2)]
+        side, middles = (28, GRID) if size == "small" else (60, (40, 56))
         return cls(
             draw.choice(SHAPES),
             draw.choice(tuple(COLOURS)),
             size,
             draw.choice(("black", "grey")),
-            around(middle[0], middle[1], side),
+            draw.randint(0, TINTS),
+            around(draw.choice(middles), draw.choice(middles), side),
         )
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.ground])
+        image, pen = canvas(GROUNDS[self.ground], self.tint)
         shape(pen, self.shape, self.box, COLOURS[self.colour])
         return image
 
@@ -113,6 +113,7 @@ class Pair(Scene):
     colours: tuple[str, str]
     places: tuple[str, str]
     ground: str
+    tint: int
     boxes: tuple[Box, Box]
 
     family: ClassVar[str] = "space"
@@ -125,17 +126,18 @@ class Pair(Scene):
         place = draw.choice(PLACES)
         boxes = []
         for side in (place, FACING[place]):
-            x, y = (SIDE // 2 + draw.randint(-12, 12) for _ in range(2))
+            x, y = draw.choice(GRID), draw.choice(GRID)
             if side in ("left", "right"):
-                x = 24 + draw.randint(-3, 3) if side == "left" else 72 + draw.randint(-3, 3)
+                x = GRID[0] if side == "left" else GRID[2]
             else:
-                y = 24 + draw.randint(-3, 3) if side == "top" else 72 + draw.randint(-3, 3)
-            boxes.append(around(x, y, draw.randint(34, 40)))
+                y = GRID[0] if side == "top" else GRID[2]
+            boxes.append(around(x, y, 30))
         return cls(
             (first, second),
             (one, two),
             (place, FACING[place]),
             draw.choice(("black", "grey")),
+            draw.randint(0, TINTS),
             (boxes[0], boxes[1]),
         )
 
@@ -145,7 +147,7 @@ class Pair(Scene):
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.ground])
+        image, pen = canvas(GROUNDS[self.ground], self.tint)
         for form, colour, box in zip(self.shapes, self.colours, self.boxes, strict=True):
             shape(pen, form, box, COLOURS[colour])
         return image

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from PIL import Image
 
-from stages.collection.drawing import COLOURS, GROUNDS, Box, around, canvas
+from stages.collection.drawing import COLOURS, GROUNDS, TINTS, Box, around, canvas
 from stages.collection.scene import Ask, Coins, Said, Scene, a, other, yes_no
 
 DIRECTIONS = ("up", "down", "left", "right")
@@ -24,6 +24,7 @@ class Arrow(Scene):
     direction: str
     colour: str
     ground: str
+    tint: int
     x: int
     y: int
 
@@ -36,13 +37,14 @@ class Arrow(Scene):
             draw.choice(DIRECTIONS),
             draw.choice(tuple(COLOURS)),
             draw.choice(("black", "grey")),
-            48 + draw.randint(-8, 8),
-            48 + draw.randint(-8, 8),
+            draw.randint(0, TINTS),
+            draw.choice((40, 56)),
+            draw.choice((40, 56)),
         )
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.ground])
+        image, pen = canvas(GROUNDS[self.ground], self.tint)
         upward = [(0, -36), (28, -4), (11, -4), (11, 36), (-11, 36), (-11, -4), (-28, -4)]
         turned = {
             "up": upward,
@@ -100,7 +102,7 @@ class Light(Scene):
 
     lamp: str
     x: int
-    y: int
+    tint: int
     sky: str
 
     family: ClassVar[str] = "lights"
@@ -108,21 +110,21 @@ class Light(Scene):
     @classmethod
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
-        return cls(draw.choice(LAMPS), 48 + draw.randint(-24, 24), draw.randint(-2, 2), draw.choice(("white", "grey")))
+        return cls(draw.choice(LAMPS), draw.choice((32, 48, 64)), draw.randint(0, TINTS), draw.choice(("white", "grey")))
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS[self.sky])
+        image, pen = canvas(GROUNDS[self.sky], self.tint)
         pen.rounded_rectangle(self.box.edges, radius=8, fill=(30, 30, 34))
         for lamp, y in zip(LAMPS, (20, 48, 76), strict=True):
             lit = COLOURS[lamp] if lamp == self.lamp else (75, 75, 80)
-            pen.ellipse(around(self.x, y + self.y, 25).edges, fill=lit)
+            pen.ellipse(around(self.x, y, 25).edges, fill=lit)
         return image
 
     @property
     def box(self) -> Box:
         """The whole light."""
-        return Box(self.x - 19, self.y + 4, self.x + 19, self.y + 92)
+        return Box(self.x - 19, 4, self.x + 19, 92)
 
     @property
     def place(self) -> str:

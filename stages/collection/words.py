@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from PIL import Image
 
-from stages.collection.drawing import COLOURS, GROUNDS, Box, around, canvas, words
+from stages.collection.drawing import COLOURS, GROUNDS, TINTS, Box, around, canvas, words
 from stages.collection.scene import Ask, Coins, Said, Scene, a, other, yes_no
 
 MEANINGS = {
@@ -42,7 +42,7 @@ class Word(Scene):
 
     word: str
     ink: str
-    size: int
+    tint: int
     y: int
 
     family: ClassVar[str] = "text"
@@ -50,12 +50,12 @@ class Word(Scene):
     @classmethod
     def imagine(cls, draw: Random) -> Self:
         """A scene whose facts come from `draw`."""
-        return cls(draw.choice(WORDS), draw.choice(INKS), draw.randint(36, 39), 48 + draw.randint(-14, 14))
+        return cls(draw.choice(WORDS), draw.choice(INKS), draw.randint(0, TINTS), draw.choice((32, 48, 64)))
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS["white"])
-        words(pen, self.word, (48, self.y), self.size, COLOURS[self.ink])
+        image, pen = canvas(GROUNDS["white"], self.tint)
+        words(pen, self.word, (48, self.y), 38, COLOURS[self.ink])
         return image
 
     @property
@@ -120,6 +120,7 @@ class Sum(Scene):
     second: int
     operator: str
     ink: str
+    tint: int
     y: int
 
     family: ClassVar[str] = "sums"
@@ -131,7 +132,7 @@ class Sum(Scene):
         first, second = draw.randint(1, 5), draw.randint(1, 5)
         if operator == "minus" and second > first:
             first, second = second, first
-        return cls(first, second, operator, draw.choice(INKS), 48 + draw.randint(-12, 12))
+        return cls(first, second, operator, draw.choice(INKS), draw.randint(0, TINTS), draw.choice((32, 48, 64)))
 
     @property
     def result(self) -> int:
@@ -140,7 +141,7 @@ class Sum(Scene):
 
     def paint(self) -> Image.Image:
         """The picture of these facts."""
-        image, pen = canvas(GROUNDS["white"])
+        image, pen = canvas(GROUNDS["white"], self.tint)
         sign = "+" if self.operator == "plus" else "-"
         for x, text in ((18, str(self.first)), (48, sign), (78, str(self.second))):
             words(pen, text, (x, self.y), 50, COLOURS[self.ink])

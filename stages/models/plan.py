@@ -1,15 +1,12 @@
 """The freeze plan: which part of the model is frozen, tuned in full, or tuned through LoRA; and the proof that it is so."""
 
 import re
-from typing import Literal
 
 import peft
 from torch import nn
 from transformers import PreTrainedModel
 
-from stages.running.section import Section
-
-How = Literal["frozen", "full", "lora"]
+from stages.models.sections import Lora, Parts
 
 PARTS = {
     # Read in this order: in some families the connector lies inside the vision module.
@@ -19,28 +16,6 @@ PARTS = {
 }
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "out_proj")
 """The linear layers that get LoRA in a part that is tuned so: all of attention and MLP, by their names in transformers."""
-
-
-class Parts(Section):
-    """What is done to each part of the model: frozen, full or lora."""
-
-    vision_tower: How
-    """The picture's encoder."""
-    connector: How
-    """The layers between the two."""
-    language_model: How
-    """The language model with its embeddings and head."""
-
-
-class Lora(Section):
-    """LoRA's sizes, read only where a part says lora."""
-
-    rank: int
-    """Rank of the update."""
-    alpha: int
-    """Scale of the update, divided by rank."""
-    dropout: float
-    """Share of the update's input that is dropped in training."""
 
 
 def part_of(name: str) -> str:

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stages.running.section import Section
+from stages.models.sections import Tiny
 
 PAD, END, IMAGE, USER, ASSISTANT = "<pad>", "</s>", "<image>", "<|user|>", "<|assistant|>"
 
@@ -31,27 +31,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
-
-
-class Tiny(Section):
-    """Sizes of the tiny model."""
-
-    image_size: int
-    """Side of the square picture the vision tower sees, in pixels."""
-    patch_size: int
-    """Side of one patch, in pixels; one image token stands for one patch."""
-    vision_width: int
-    """Width of the vision tower."""
-    vision_layers: int
-    """Layers of the vision tower; the connector reads the last."""
-    text_width: int
-    """Width of the language model."""
-    text_layers: int
-    """Layers of the language model."""
-    heads: int
-    """Attention heads, in both."""
-    vocabulary: int
-    """Size of the tokenizer's vocabulary, special tokens and 256 bytes included."""
 
 
 def build(params: Tiny, seed: int, texts: Iterable[str], folder: Path) -> None:

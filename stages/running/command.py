@@ -31,7 +31,9 @@ def run(stage: Callable[..., None]) -> None:
     arguments = _parser(stage).parse_args()
     try:
         params = section_of(params_of(stage), name, read_params(arguments.params), arguments.params)
-        lock = ".".join([name, *(getattr(arguments, word) for word, kind in _words(stage).items() if kind is str)])
+        # Named by what is written: two runs that write to one place exclude each other, whatever else they are told.
+        written = next(getattr(arguments, word) for word, kind in _words(stage).items() if get_origin(kind) is Annotated)
+        lock = ".".join([name, *Path(written).parts])
         with alone(lock, WORK), _whole_outputs(stage, arguments) as words:
             stage(params, **words)
     except (ValueError, FileNotFoundError) as error:

@@ -1,8 +1,10 @@
 """The keys that `connect`, `train` and `align` have in common: all of them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from stages.models.plan import Lora, Parts
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from stages.models.sections import Lora, Parts
 from stages.running.section import Section
 
 
@@ -13,9 +15,9 @@ class Tuning(Section):
     """Draws the order of the trees, dropout, and LoRA's first weights."""
     device: Literal["auto", "cpu", "cuda"]
     """Where; auto is cuda where there is one."""
-    threads: int
+    threads: PositiveInt
     """CPU threads. Sums are split among them, so another number gives other last bits."""
-    processes: int
+    processes: PositiveInt
     """Processes on this machine, over which a step's trees are divided; more than one go through accelerate launch."""
     precision: Literal["bf16", "fp32"]
     """bf16 is autocast over fp32 weights; fp32 is plain."""
@@ -23,19 +25,19 @@ class Tuning(Section):
     """What is done to each part of the model."""
     lora: Lora
     """LoRA's sizes, read only where a part says lora."""
-    learning_rate: float
+    learning_rate: PositiveFloat
     """Peak learning rate; it falls to zero along a cosine."""
-    warmup: float
+    warmup: Annotated[float, Field(ge=0, le=1)]
     """Share of the steps over which the learning rate rises from zero."""
-    weight_decay: float
+    weight_decay: NonNegativeFloat
     """AdamW's weight decay."""
-    epochs: float
+    epochs: PositiveFloat
     """Passes over the trees; a fraction is allowed."""
-    trees_per_step: int
+    trees_per_step: PositiveInt
     """Trees behind one optimizer step, over all processes."""
-    trees_per_batch: int
+    trees_per_batch: PositiveInt
     """Trees in one forward pass of one process; trees_per_step is a multiple of this times processes."""
-    checkpoint_steps: int
+    checkpoint_steps: PositiveInt
     """Steps between two checkpoints: the most work that a kill can cost."""
     weighting: Literal["token", "example"]
     """What counts alike in the loss: each supervised token, or each example, so that long answers do not drown short ones."""

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[2]
 SMALL = {
     "sample": {"scenes": 60, "digits_held_out": 20, "captions": 40, "chats": 40, "benchmark_images": 4},
-    "curate": {"connect": {"rows": 30}, "train": {"rows_per_task": 10}, "align": {"dose": 20}},
+    "curate": {"connect": {"rows": 30}, "train": {"rows_per_task": 10}},
     "base": {"tiny": {"vision_layers": 1, "text_layers": 1, "vocabulary": 700}},
     "connect": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
     "train": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
-    "align": {"threads": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "align": {"dose": 20, "threads": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
     "answer": {"threads": 1, "long_tokens": 8},
     "evaluate": {"resamples": 20},
 }
@@ -172,15 +172,15 @@ def test_an_experiment_in_the_workspace_and_a_queued_one_in_a_folder_of_its_own_
     chain, _ = clean
     chain.commit()
 
-    chain.run("dvc", "exp", "run", TARGET, "-n", "fewer", "-S", "curate.align.dose=10")
+    chain.run("dvc", "exp", "run", TARGET, "-n", "fewer", "-S", "align.dose=10")
     chain.git("checkout", "-q", "--", ".")
     chain.run("dvc", "checkout", "--with-deps", TARGET)
-    chain.run("dvc", "exp", "run", TARGET, "-n", "queued", "-S", "curate.align.dose=15", "--queue")
+    chain.run("dvc", "exp", "run", TARGET, "-n", "queued", "-S", "align.dose=15", "--queue")
     chain.run("dvc", "exp", "run", "--run-all")
 
     shown = json.loads(chain.run("dvc", "exp", "show", "--json"))
     doses = {
-        found["name"]: found["revs"][0]["data"]["params"]["params.yaml"]["data"]["curate"]["align"]["dose"]
+        found["name"]: found["revs"][0]["data"]["params"]["params.yaml"]["data"]["align"]["dose"]
         for row in shown
         for found in row.get("experiments") or []
     }

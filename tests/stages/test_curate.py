@@ -12,12 +12,12 @@ def row(number, *, source="tasks", picture=None, task="colour", kind="short", qu
     return Example(source, number, str(number), task, "shapes", kind, "human", images, turns, templated)
 
 
-def params(*, held_out=0.0, balance=True, rows=100, rows_per_task=100, dose=100, seed=17):
+def params(*, held_out=0.0, balance=True, rows=100, rows_per_task=100, seed=17):
     return Params(
         seed=seed,
         connect=Connect(sources=["captions"], rows=rows),
         train=Train(sources=["tasks"], rows_per_task=rows_per_task),
-        align=Align(sources=["chats"], dose=dose),
+        align=Align(sources=["chats"]),
         balance=balance,
         held_out=held_out,
     )
@@ -26,14 +26,14 @@ def params(*, held_out=0.0, balance=True, rows=100, rows_per_task=100, dose=100,
 FILLERS = [row(10_000, source="captions"), row(20_000, source="chats")]
 
 
-def curated(folder, rows, chosen):
+def curated(folder, rows, chosen, dose=100):
     """The rows of each output, and the ledger, of a run on `rows`."""
     (folder / "validated").mkdir(parents=True)
     example.write(folder / "validated" / "examples.parquet", rows)
     ledger.write(
         folder / "validated" / "ledger.parquet", [Line(one.source, one.row, one.id, one.task, ledger.ON) for one in rows]
     )
-    curate(chosen, folder / "validated", folder / "curated")
+    curate(chosen, folder / "validated", str(dose), folder / "curated")
     outs = {name: example.read(folder / "curated" / f"{name}.parquet") for name in ("connect", "train", "align", "held_out")}
     lines = ledger.read(folder / "curated" / "ledger.parquet")
     # Whatever the run did: every row has one line, and goes on if and only if it is in one selection.
@@ -71,7 +71,7 @@ def test_a_row_whose_texts_run_together_alike_is_another_row():
 def test_no_picture_is_in_two_splits_whatever_source_its_rows_are_of(tmp_path):
     rows = [row(number, picture=f"{number // 3}", question=f"{number}?") for number in range(300)]
     others = [row(number, source="chats", picture=f"{number}") for number in range(100)]
-    outs, dropped = curated(tmp_path, [*rows, *others, *FILLERS], params(held_out=0.3, rows_per_task=1000, dose=1000))
+    outs, dropped = curated(tmp_path, [*rows, *others, *FILLERS], params(held_out=0.3, rows_per_task=1000), dose=1000)
     held = {picture for one in outs["held_out"] for picture in one.images}
     learned = {picture for name in ("connect", "train", "align") for one in outs[name] for picture in one.images}
     assert not held & learned
@@ -135,7 +135,7 @@ def test_a_smaller_dose_is_a_part_of_a_larger_one_and_keeps_the_mix_of_kinds(tmp
         assert abs(kinds.count("reasoning") - size / 4) <= 1
     outs = {}
     for dose in (20, 60):
-        out, dropped = curated(tmp_path / str(dose), [row(999), FILLERS[0], *rows], params(dose=dose))
+        out, dropped = curated(tmp_path / str(dose), [row(999), FILLERS[0], *rows], params(), dose)
         outs[dose] = {one.row for one in out["align"]}
         assert len(outs[dose]) == dose
         assert set(dropped.values()) == {("not_in_dose", "dose")}
@@ -167,12 +167,17 @@ def test_a_source_that_was_not_ingested_is_an_error_that_lists_those_that_were(t
 
 
 def test_a_source_in_two_stages_is_an_error(tmp_path):
-    twice = params().model_copy(update={"align": Align(sources=["tasks"], dose=1)})
+    twice = params().model_copy(update={"align": Align(sources=["tasks"])})
     with pytest.raises(ValueError, match=r"both name 'tasks'"):
         curated(tmp_path, [row(0), *FILLERS], twice)
 
 
-@pytest.mark.parametrize(("section", "value"), [("held_out", 8.0), ("align", {"sources": ["chats"], "dose": -1})])
+@pytest.mark.parametrize(("section", "value"), [("held_out", 8.0), ("align", {"sources": ["chats"], "dose": 1})])
 def test_a_number_that_makes_no_sense_is_refused(section, value):
     with pytest.raises(ValueError, match=section):
         Params.model_validate({**params().model_dump(), section: value})
+
+
+def test_a_dose_that_is_no_number_of_rows_is_refused_with_its_key(tmp_path):
+    with pytest.raises(ValueError, match=r"align\.dose must be a whole number of rows, got '-3'"):
+        curated(tmp_path, [row(0), *FILLERS], params(), dose=-3)

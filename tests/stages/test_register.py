@@ -21,13 +21,14 @@ from stages.corpus.images import ImageWriter
 from stages.models import tiny
 from stages.models.answering import Answerer, Question
 from stages.models.loading import load_model
+from stages.models.sections import Tiny
 from stages.models.served import picture_of
 from stages.register import Gate, Params, _spread, champion_of, compare, facts_of_run, holm, register, requirements
 
 # MLflow's own, when it saves an input example under pandas 3.
 pytestmark = pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
 
-SIZES = tiny.Tiny(
+SIZES = Tiny(
     image_size=16, patch_size=8, vision_width=16, vision_layers=1, text_width=16, text_layers=1, heads=2, vocabulary=270
 )
 GATE = Gate(held_out_macro=0.7, llava_bench_gain=0.0, macro_drop=0.03, better_than_champion=0.05)

@@ -61,7 +61,7 @@ def test_another_seed_gives_other_rows():
 
 def test_the_default_draws_more_chats_than_align_takes():
     sections = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    assert Params.model_validate(sections["sample"]).chats >= 1500 >= sections["curate"]["align"]["dose"]
+    assert Params.model_validate(sections["sample"]).chats >= 1500 >= sections["align"]["dose"]
 
 
 def test_there_are_many_tasks_in_many_domains_each_with_three_instructions(drawn):

@@ -3,7 +3,8 @@ import itertools
 import pytest
 
 from stages.models.loading import load_model
-from stages.models.plan import Lora, Parts, apply_plan, part_of, trainable, unread_parameters
+from stages.models.plan import apply_plan, part_of, trainable, unread_parameters
+from stages.models.sections import Lora, Parts
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 

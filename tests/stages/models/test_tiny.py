@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.models.tiny import Tiny, build, train_tokenizer
+from stages.models.sections import Tiny
+from stages.models.tiny import build, train_tokenizer
 
 SIZES = dict(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, text_width=32, text_layers=2, heads=2, vocabulary=300

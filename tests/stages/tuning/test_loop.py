@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.models.loading import load_model, load_processor
-from stages.models.plan import Lora, Parts
+from stages.models.sections import Lora, Parts
 from stages.tuning import loop
 from stages.tuning.loop import TreeTrainer, tune
 from stages.tuning.params import Tuning
