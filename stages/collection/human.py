@@ -8,7 +8,7 @@ from typing import Any
 from stages.collection.album import Album
 from stages.collection.digits import Digit
 from stages.collection.families import imagined, tasks
-from stages.collection.scene import Ask, Coins, Scene
+from stages.collection.scene import Ask, Coins, Scene, yes_no
 
 
 def scenes(seed: int, composed: int, scans: Iterable[int]) -> Iterator[tuple[Scene, Random]]:
@@ -32,14 +32,23 @@ def rows(scenes: Iterable[tuple[Scene, Random]], album: Album | None) -> list[di
     made: list[dict[str, Any]] = []
     numbers: Counter[str] = Counter()
     for scene, draw in scenes:
-        asks = scene.asks(draw, coins)
         name = album.add(scene) if album else ""
-        for ask in asks:
+        for ask in _with_opposites(scene, scene.asks(draw, coins), draw):
             made.append(_row(ask, numbers[ask.task], name))
             numbers[ask.task] += 1
-    # Answers come in pairs of one Yes and one No: only a last one without its partner is over.
-    over = {f"{task}+{count - 1}" for task, count in numbers.items() if tasks()[task].kind == "judgement" and count % 2}
-    return [row for row in made if row["instance_id"] not in over]
+    return made
+
+
+def _with_opposites(scene: Scene, asks: Iterable[Ask], draw: Random) -> Iterator[Ask]:
+    """Each ask, and behind a judgement one of the opposite answer.
+
+    So Yes and No are equal behind every single picture, and only who compares question and picture can tell them apart.
+    """
+    for ask in asks:
+        yield ask
+        if tasks()[ask.task].kind == "judgement":
+            yes = ask.answer == "No"
+            yield Ask(ask.task, yes_no(yes), scene.judge(draw, yes))
 
 
 def _row(ask: Ask, number: int, image: str) -> dict[str, Any]:

@@ -154,6 +154,7 @@ def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingAr
         lr_scheduler_type="cosine",
         warmup_steps=round(params.warmup * steps),
         weight_decay=params.weight_decay,
+        adam_beta2=params.beta2,
         bf16=params.precision == "bf16",
         use_cpu=device == "cpu",
         seed=params.seed,

@@ -31,6 +31,8 @@ class Tuning(Section):
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: NonNegativeFloat
     """AdamW's weight decay."""
+    beta2: Annotated[float, Field(gt=0, lt=1)]
+    """AdamW's memory of squared gradients; 0.999 is usual for large models and long runs, less for short ones."""
     epochs: PositiveFloat
     """Passes over the trees; a fraction is allowed."""
     trees_per_step: PositiveInt

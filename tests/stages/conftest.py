@@ -50,6 +50,7 @@ def tuning() -> dict[str, Any]:
         "learning_rate": 0.01,
         "warmup": 0.1,
         "weight_decay": 0.0,
+        "beta2": 0.98,
         "epochs": 3.0,
         "trees_per_step": 4,
         "trees_per_batch": 2,
