@@ -18,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 # Threads that wait by spinning are many times slower wherever something else runs too.
 export OMP_WAIT_POLICY := PASSIVE
-export GOMP_SPINCOUNT := 10000
+export GOMP_SPINCOUNT := 1000
 export TOKENIZERS_PARALLELISM := false
 
 # 3.11 first: it is the tested one. Each is run and not only found: a shim on the path may lead nowhere.
