@@ -171,13 +171,14 @@ def test_sigkill_leaves_no_output_half_written_and_the_next_run_clears_up(place)
     assert made(place) == ["folder/copied.txt", "folder/half.txt", "note.txt"]
 
 
-def test_a_second_run_of_one_stage_waits_for_the_first_but_another_name_does_not(place):
+def test_a_second_run_to_the_same_place_waits_for_the_first_but_one_to_another_place_does_not(place):
     with start(place, "slow", "words.txt", "made/folder", "made/note.txt") as first:
         assert first.stdout is not None
         first.stdout.readline()
         with start(place, "slow", "words.txt", "made/folder", "made/note.txt") as second:
             assert second.stderr is not None
             assert "another run of this is alive" in second.stderr.readline()
-            assert run(place, "another")[0] == 0
+            with start(place, "another", "words.txt", "elsewhere/folder", "elsewhere/note.txt") as third:
+                assert third.wait(timeout=60) == 0
             second.kill()
         first.kill()
