@@ -46,7 +46,7 @@ FLOORS = {
 MAY_SERVE_ONE = {"formats", "benchmarks"}
 """Rooms with one file per foreign format: a room even for one stage."""
 LENT = {"curate": ["align.dose"]}
-"""The one value that a section gives to another stage: `curate` draws the rows, but who asks about the dose asks it of `align`."""
+"""What a section gives to another stage: `curate` draws the rows, but who asks about the dose asks it of `align`."""
 MODEL_ROOMS = {"models", "trees", "tuning"}
 MODEL_LIBRARIES = {"torch", "transformers", "accelerate", "peft"}
 DATA_STAGES = ["sample", "ingest", "validate", "curate"]

@@ -33,7 +33,7 @@ def run(stage: Callable[..., None]) -> None:
         params = section_of(params_of(stage), name, read_params(arguments.params), arguments.params)
         # Named by what is written: two runs that write to one place exclude each other, whatever else they are told.
         written = next(getattr(arguments, word) for word, kind in _words(stage).items() if get_origin(kind) is Annotated)
-        lock = ".".join([name, *Path(written).parts])
+        lock = ".".join([name, *Path(written).parts]).replace("/", "")
         with alone(lock, WORK), _whole_outputs(stage, arguments) as words:
             stage(params, **words)
     except (ValueError, FileNotFoundError) as error:

@@ -76,6 +76,13 @@ def test_a_run_that_ends_well_moves_all_outputs_into_place(place):
     assert (place / "made/folder/copied.txt").read_text() == "word\nword\n"
 
 
+def test_an_output_may_be_named_by_its_whole_path(place):
+    folder, note = place / "made/folder", place / "made/note.txt"
+    with start(place, "a", "words.txt", str(folder), str(note)) as child:
+        assert child.wait(timeout=60) == 0
+    assert note.exists()
+
+
 def test_a_second_run_replaces_what_the_first_wrote(place):
     run(place)
     (place / "made/folder/stray.txt").write_text("of an older version")
