@@ -33,8 +33,9 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         # --multi_gpu on CPU too: with --cpu, accelerate would run a single process without a word about it.
         words += ["--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
         words += ["--main_process_port", "0", "-m", "stages.tuning.launch", str(job)]
-        # Each process gets all its threads; without this, torch's launcher sets one.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(params.threads)}
+        # Each process gets all its threads (torch's launcher would set one), and finds the project wherever it stands.
+        here = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
         if resolve_device(params.device) == "cpu":
             environment["ACCELERATE_USE_CPU"] = "true"
         done = subprocess.run(words, env=environment, check=False)
