@@ -130,7 +130,7 @@ def test_a_deployment_started_from_the_page_completes_and_says_why_each_stage_ra
     assert set(ui.task_states().values()) == {"Completed"}
 
 
-# Not strict: it passed often and then timed out twice in a row, and why is not known yet (perhaps the page's first link leads to
+# Not strict: it passed often, then timed out twice in a row, and why is not known yet (perhaps the first link leads to
 # a run that is only scheduled). The promise it looks at is held without a browser by test_doors.py.
 @pytest.mark.xfail(strict=False, reason="the page of a second run does not always come to show that it completed")
 def test_a_second_deployment_says_on_its_page_why_each_stage_ran_or_did_not(ui, page, screenshots):
