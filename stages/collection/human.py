@@ -9,6 +9,7 @@ from stages.collection.album import Album
 from stages.collection.digits import Digit
 from stages.collection.families import imagined, tasks
 from stages.collection.scene import Ask, Coins, Scene, yes_no
+from stages.collection.wordings import reworded
 
 
 def scenes(seed: int, composed: int, scans: Iterable[int]) -> Iterator[tuple[Scene, Random]]:
@@ -26,7 +27,8 @@ def rows(scenes: Iterable[tuple[Scene, Random]], album: Album | None) -> list[di
     """One row per example, with exactly as many Yes as No in each judgement; pictures go into `album`, if there is one.
 
     A row: {"instance_id": "digits+parity+0", "task_name": "digits+parity", "dataset_name": "digits", "img_path": "….png",
-    "input_text": null, "options": ["even", "odd"], "raw_output": "even", "output": "(a) even"}
+    "input_text": null, "options": ["even", "odd"], "raw_output": "even", "output": "(a) even"}; some carry their whole
+    question as "instruction".
     """
     coins = Coins()
     made: list[dict[str, Any]] = []
@@ -34,7 +36,7 @@ def rows(scenes: Iterable[tuple[Scene, Random]], album: Album | None) -> list[di
     for scene, draw in scenes:
         name = album.add(scene) if album else ""
         for ask in _with_opposites(scene, scene.asks(draw, coins), draw):
-            made.append(_row(ask, numbers[ask.task], name))
+            made.append(_row(ask, numbers[ask.task], name, draw))
             numbers[ask.task] += 1
     return made
 
@@ -51,8 +53,8 @@ def _with_opposites(scene: Scene, asks: Iterable[Ask], draw: Random) -> Iterator
             yield Ask(ask.task, yes_no(yes), scene.judge(draw, yes))
 
 
-def _row(ask: Ask, number: int, image: str) -> dict[str, Any]:
-    return {
+def _row(ask: Ask, number: int, image: str, draw: Random) -> dict[str, Any]:
+    row = {
         "instance_id": f"{ask.task}+{number}",
         "task_name": ask.task,
         "dataset_name": ask.task.partition("+")[0],
@@ -62,6 +64,11 @@ def _row(ask: Ask, number: int, image: str) -> dict[str, Any]:
         "raw_output": ask.answer,
         "output": lettered(ask.options, ask.answer) if ask.options else ask.answer,
     }
+    task = tasks()[ask.task]
+    if own := reworded(ask, task.kind, task.instructions, draw):
+        question, answer = own
+        row |= {"instruction": question, "input_text": None, "output": answer}
+    return row
 
 
 def lettered(options: tuple[str, ...], answer: str) -> str:

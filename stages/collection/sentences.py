@@ -7,6 +7,7 @@ from random import Random
 from stages.collection import human, synthesized
 from stages.collection.families import FAMILIES, tasks
 from stages.collection.scene import Coins, Scene
+from stages.collection.wordings import reworded
 
 
 def sentences(seed: int, count: int) -> list[str]:
@@ -33,6 +34,9 @@ def _texts(seed: int) -> Iterator[str]:
 
 def _of(scene: Scene, draw: Random, coins: Coins) -> Iterator[str]:
     for ask in scene.asks(draw, coins):
+        task = tasks()[ask.task]
+        if own := reworded(ask, task.kind, task.instructions, draw):
+            yield from own
         if ask.input:
             yield ask.input
         if ask.options:
