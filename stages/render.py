@@ -19,7 +19,7 @@ from stages.running.command import Out
 from stages.running.progress import progress
 from stages.running.section import Section
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, prove
+from stages.trees.certificate import CHECKS, prove_all
 from stages.trees.chat import Chat, Tokens, Unproved, image_first
 from stages.trees.tree import Branch, Tree
 
@@ -104,16 +104,14 @@ def grow(
     for _, group in progress(sorted(behind.items()), f"render {stage}", "tree"):
         shown = [Image.open(io.BytesIO(content[digest])).convert("RGB") for digest in group[0].images]
         proved = []
-        for row in group:
+        for row, tokens in zip(group, prove_all(chat, [row.turns for row in group], shown), strict=True):
             state, reason = "ready", stage
-            try:
-                tokens = prove(chat, row.turns, shown)
-                if len(tokens.ids) > max_tokens:
-                    state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {max_tokens}"
-                else:
-                    proved.append((row, tokens))
-            except Unproved as fault:
-                state, reason = "uncertified", str(fault)
+            if isinstance(tokens, Unproved):
+                state, reason = "uncertified", str(tokens)
+            elif len(tokens.ids) > max_tokens:
+                state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {max_tokens}"
+            else:
+                proved.append((row, tokens))
             lines.append(ledger.Line(row.source, row.row, row.id, row.task, state, reason))
         trees += plant(group[0].images, proved, max_tokens)
     return trees, lines

@@ -1,6 +1,6 @@
 """The certificate: a conversation's tokens are proved, row by row, to be what inference sends and what the answer says."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
@@ -21,17 +21,46 @@ def prove(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) ->
     Raises:
         Unproved: with the name of the check that failed, a key of `CHECKS`.
     """
-    tokens = chat.tokens(turns, [picture.size for picture in pictures])
-    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    for index, prompt in zip(answers, tokens.prompts, strict=True):
-        official = chat.official_prompt(turns[:index], pictures)
-        if prompt.count(chat.image_id) != official.count(chat.image_id):
-            raise Unproved(
-                "image", f"{prompt.count(chat.image_id)} image tokens, the processor emits {official.count(chat.image_id)}"
+    (tokens,) = prove_all(chat, [turns], pictures)
+    if isinstance(tokens, Unproved):
+        raise tokens
+    return tokens
+
+
+def prove_all(
+    chat: Chat, conversations: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]
+) -> list[Tokens | Unproved]:
+    """For each of the `conversations` about the same pictures its tokens, proved, or the check that it failed."""
+    read = [_read(chat, turns, pictures) for turns in conversations]
+    asked = [
+        turns[:index]
+        for turns, tokens in zip(conversations, read, strict=True)
+        if isinstance(tokens, Tokens)
+        for index, turn in enumerate(turns)
+        if turn.role == "assistant"
+    ]
+    official = iter(chat.official_prompts(asked, pictures))
+    return [_compared(chat, tokens, official) if isinstance(tokens, Tokens) else tokens for tokens in read]
+
+
+def _read(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Tokens | Unproved:
+    try:
+        return chat.tokens(turns, [picture.size for picture in pictures])
+    except Unproved as fault:
+        return fault
+
+
+def _compared(chat: Chat, tokens: Tokens, official: Iterator[list[int]]) -> Tokens | Unproved:
+    """`tokens` if each of its prompts equals the next of `official`; all of its prompts are taken, whatever comes out."""
+    pairs = [(prompt, next(official)) for prompt in tokens.prompts]
+    for prompt, sent in pairs:
+        if prompt.count(chat.image_id) != sent.count(chat.image_id):
+            return Unproved(
+                "image", f"{prompt.count(chat.image_id)} image tokens, the processor emits {sent.count(chat.image_id)}"
             )
-        if list(prompt) != official:
-            first = next((i for i, pair in enumerate(zip(prompt, official, strict=False)) if pair[0] != pair[1]), "the end")
-            raise Unproved("prompt", f"differs from what inference sends at token {first}")
+        if list(prompt) != sent:
+            first = next((i for i, pair in enumerate(zip(prompt, sent, strict=False)) if pair[0] != pair[1]), "the end")
+            return Unproved("prompt", f"differs from what inference sends at token {first}")
     if not any(tokens.supervised):
-        raise Unproved("answer", "no token is supervised")
+        return Unproved("answer", "no token is supervised")
     return tokens

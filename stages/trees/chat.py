@@ -79,14 +79,20 @@ class Chat:
         image_positions = [position for position, id in enumerate(whole) if id == self.image_id]
         return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
 
-    def official_prompt(self, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[int]:
-        """What the processor itself sends to the model for `turns` and these pictures when an answer is asked for."""
-        waiting = iter(pictures)
-        messages = [message(turn) for turn in turns]
-        for part in (part for one in messages for part in one["content"] if part["type"] == "image"):
-            part["image"] = next(waiting)
-        out = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-        return list(out["input_ids"][0])
+    def official_prompts(self, asked: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[list[int]]:
+        """What the processor itself sends to the model for each of `asked`, all about these pictures, when an answer is due."""
+        if not asked:
+            return []
+        batch = []
+        for turns in asked:
+            waiting = iter(pictures)
+            messages = [message(turn) for turn in turns]
+            for part in (part for one in messages for part in one["content"] if part["type"] == "image"):
+                part["image"] = next(waiting)
+            batch.append(messages)
+        # One call for all: most of what a call costs is the processor's handling of its own arguments.
+        out = self.processor.apply_chat_template(batch, add_generation_prompt=True, tokenize=True, return_dict=True)
+        return [list(ids) for ids in out["input_ids"]]
 
     def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
         return self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)

@@ -24,6 +24,7 @@ from stages.trees import tree
 from stages.trees.families import why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.data import Collator, Ordered, Pixels, order
+from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 
 LOG_EVERY_STEPS = 10
@@ -62,6 +63,7 @@ def tune(
         train_dataset=data,
         data_collator=collator,
         callbacks=[MarkWhole()],
+        optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
     first = trainer.is_world_process_zero()
     with tracked(stage, params, work) if first else contextlib.nullcontext():

@@ -25,12 +25,16 @@ class Tuning(Section):
     """What is done to each part of the model."""
     lora: Lora
     """LoRA's sizes, read only where a part says lora."""
+    optimizer: Literal["adamw", "muon"]
+    """muon: Muon steps the matrices of the layers that are tuned in full, AdamW everything else; adamw: AdamW all of it."""
     learning_rate: PositiveFloat
-    """Peak learning rate; it falls to zero along a cosine."""
+    """AdamW's peak learning rate; it falls to zero along a cosine."""
+    muon_learning_rate: PositiveFloat
+    """Muon's peak learning rate, on AdamW's scale; read only where the optimizer is muon."""
     warmup: Annotated[float, Field(ge=0, le=1)]
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: NonNegativeFloat
-    """AdamW's weight decay."""
+    """Weight decay."""
     beta2: Annotated[float, Field(gt=0, lt=1)]
     """AdamW's memory of squared gradients; 0.999 is usual for large models and long runs, less for short ones."""
     epochs: PositiveFloat

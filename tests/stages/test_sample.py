@@ -112,10 +112,28 @@ def test_rows_are_vision_flans_pre_format_and_their_pictures_lie_in_the_zip(draw
         assert row["output"].strip()
         if row["options"]:
             letter = "abcde"[row["options"].index(row["raw_output"])]
-            assert row["output"] == f"({letter}) {row['raw_output']}"
+            listed = f"{letter.upper()}. {row['raw_output']}"
+            if listed not in row.get("instruction", ""):
+                listed = row["raw_output"] if "instruction" in row else f"({letter}) {row['raw_output']}"
+            assert row["output"] == listed
             assert len(set(row["options"])) == len(row["options"])
         else:
             assert row["output"] == row["raw_output"]
+
+
+def test_some_rows_of_each_short_kind_carry_their_whole_question_and_need_no_instruction(drawn):
+    tasks = json.loads((drawn / "tasks" / "instructions.json").read_text())
+    own: Counter[str] = Counter()
+    for row in rows_of(drawn, "tasks"):
+        if "instruction" in row:
+            kind = tasks[row["task_name"]]["kind"]
+            own[kind] += 1
+            assert row["input_text"] is None
+            assert kind != "judgement" or "?" in row["instruction"]
+            assert all(option in row["instruction"] for option in row["options"] or ())
+
+    assert set(own) == {"judgement", "choice", "short"}
+    assert all(count > 20 for count in own.values())
 
 
 def test_choice_tasks_and_no_others_have_options(drawn):
@@ -144,7 +162,7 @@ def test_synthesized_rows_are_llavas_with_the_image_mark_once_first_or_last(draw
         assert not any("<image>" in value for value in others)
         places["first" if first.startswith("<image>\n") else "last" if first.endswith("\n<image>") else "lost"] += 1
 
-    assert len({row["id"] for row in rows}) == len(rows) == {"captions": 40, "chats": 90}[part]
+    assert len({row["id"] for row in rows}) == len(rows) == {"captions": 40 + 20, "chats": 90}[part]
     assert set(places) == {"first", "last"}
 
 

@@ -3,9 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from stages.corpus.example import Turn
 from stages.models.loading import load_model, load_processor
 from stages.trees.batch import additive, batch_trees, separate_rows
+from stages.trees.certificate import prove
+from stages.trees.chat import Chat
 from stages.trees.tree import Branch, Tree
 
 IMAGE_TOKENS = 4
@@ -87,6 +91,56 @@ def test_a_row_of_a_tree_is_what_the_model_sees_without_any_tree_mask(model, tin
     asked = batch_trees([row], 0).asked[0]
 
     torch.testing.assert_close(forward(model, [row], 1).logits, plain[asked], rtol=0, atol=1e-5)
+
+
+def test_the_loss_is_the_one_transformers_computes_itself_from_whole_rows_with_labels(model, tiny_model):
+    # Their shift, not ours: labels here lie on the very tokens that are to be said.
+    given = trees(load_processor(tiny_model).image_token_id)
+    summed, supervised = 0.0, 0
+    for row in (row for tree in given for row in separate_rows(tree)):
+        ids = torch.tensor([row.prefix + row.branches[0].ids])
+        said = torch.tensor([(False,) * len(row.prefix) + row.branches[0].supervised])
+        shown = pixels(row)
+        whole = model(input_ids=ids, labels=ids.masked_fill(~said, -100), pixel_values=shown if len(shown) else None)
+        summed += whole.loss.item() * int(said.sum())
+        supervised += int(said.sum())
+
+    assert forward(model, given, supervised).loss.item() == pytest.approx(summed / supervised, rel=1e-5)
+
+
+def test_the_loss_of_a_proved_conversation_is_minus_the_log_probability_of_its_answer(model, tiny_model):
+    processor, picture = load_processor(tiny_model), Image.new("RGB", (32, 32), "teal")
+    turns = (Turn("user", "<image>Which colour is it?"), Turn("assistant", "green"))
+    proved = prove(Chat(processor), turns, [picture])
+    cut = proved.image_end
+    branch = Branch("s", 0, "t", "short", proved.ids[cut:], proved.supervised[cut:])
+    batch = batch_trees([Tree(("p",), proved.ids[:cut], (branch,))], 0)
+    eager = model.config._attn_implementation == "eager"
+
+    # By another road: the processor's own prompt, and after it the answer as the tokenizer writes it.
+    asked = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "Which colour is it?"}]}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        processor_kwargs={"return_tensors": "pt"},
+    )
+    answer = processor.tokenizer("green</s>")["input_ids"]
+    shown = asked["pixel_values"]
+    scores = model(input_ids=torch.cat([asked["input_ids"], torch.tensor([answer])], 1), pixel_values=shown).logits[0]
+    expected = -scores[-len(answer) - 1 : -1].log_softmax(-1)[range(len(answer)), answer].sum().item()
+
+    loss = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=additive(batch.allowed, torch.float32) if eager else batch.allowed,
+        pixel_values=shown,
+        logits_to_keep=batch.asked,
+        labels=batch.labels,
+        shift_labels=batch.labels,
+        num_items_in_batch=torch.tensor(1),
+    ).loss
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_changing_one_branch_leaves_the_logits_of_its_siblings_unchanged(model, tiny_model):

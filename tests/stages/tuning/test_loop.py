@@ -20,7 +20,9 @@ PARAMS = Tuning(
     precision="bf16",
     parts=Parts(vision_tower="full", connector="full", language_model="full"),
     lora=Lora(rank=2, alpha=4, dropout=0.0),
+    optimizer="adamw",
     learning_rate=0.01,
+    muon_learning_rate=0.01,
     warmup=0.1,
     weight_decay=0.0,
     beta2=0.98,
@@ -56,9 +58,10 @@ def with_(params: Tuning, **changes) -> Tuning:
     return Tuning.model_validate({**params.model_dump(), **changes})
 
 
-@pytest.mark.parametrize("how", ["full", "lora"])
-def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_model, monkeypatch, how):
-    params = with_(PARAMS, parts={"vision_tower": "frozen", "connector": "full", "language_model": how})
+@pytest.mark.parametrize(("how", "optimizer"), [("full", "adamw"), ("lora", "adamw"), ("full", "muon"), ("lora", "muon")])
+def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_model, monkeypatch, how, optimizer):
+    parts = {"vision_tower": "frozen", "connector": "full", "language_model": how}
+    params = with_(PARAMS, parts=parts, optimizer=optimizer)
     whole = digest(tuned(place, tiny_model, params, "whole"))
     steps = []
 
