@@ -1,5 +1,6 @@
 """The benchmarks, one file each: read its questions, write its answers, score them by the official rules.
 
+Beside them: the judges, the statistics, and the gate with its proof that a new version has to pass.
 Another benchmark is one more file with the three functions of `benchmark.Benchmark`, and one more line here.
 """
 

@@ -4,7 +4,7 @@ Questions about one picture rise and fall together, so whole pictures are drawn,
 by the sums it is made of, so one draw is one small matrix product however many questions there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,3 +126,13 @@ def paired(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Seque
         p_better=float((1 + np.sum(under_null >= seen - slack)) / (1 + resamples)),
         clusters=len(set(clusters)),
     )
+
+
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down correction: the chance of any false alarm among all tests stays at the level, in any dependence."""
+    corrected = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(ps, key=lambda name: ps[name])):
+        highest = max(highest, min(1.0, ps[name] * (len(ps) - rank)))
+        corrected[name] = highest
+    return corrected

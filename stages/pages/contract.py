@@ -1,20 +1,20 @@
 """The data contract as a page: every expectation, how many rows it held for, and rows that broke it with their pictures."""
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
+import pyarrow as pa
 
-from stages.corpus.example import Example
+from stages.corpus.example import Example, examples_of
 from stages.corpus.images import read_images
 from stages.pages.page import write_page
 from stages.pages.pictures import picture
 
-SIGNS = {"check-circle": "✓", "times": "✗", "exclamation-triangle": "!"}
 LONGEST_TEXT = 400
 """Characters shown of a turn."""
+EXAMPLES_SHOWN = 3
+"""Rows shown of each broken expectation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,27 @@ class Clause:
 
 
 def write_contract(
-    path: Path, stores: Sequence[Path], *, rows: int, passed: int, clauses: Sequence[Clause], showable: Collection[str]
+    path: Path,
+    *,
+    stores: Sequence[Path],
+    rows: pa.Table,
+    meanings: Mapping[str, str],
+    broken: Mapping[int, Sequence[str]],
+    showable: Collection[str],
 ) -> None:
-    """Write the page; pictures come from the image stores in `stores`, and only `showable` ones are drawn."""
+    """Write the page about all of `rows`, of which `broken` says by number which expectations they break.
+
+    `meanings` says in words what each expectation wants. Pictures come from the image stores in `stores`, and only
+    `showable` ones are drawn.
+    """
+    clauses = _clauses(rows, meanings, broken)
     wanted = {digest for clause in clauses for one in clause.examples for digest in one.images}.intersection(showable)
     shown = {digest: picture(content) for digest, content in read_images(stores, wanted)} if wanted else {}
     write_page(
         path,
         "contract.html",
-        rows=rows,
-        passed=passed,
+        rows=len(rows),
+        passed=len(rows) - len(broken),
         clauses=clauses,
         broken=[clause for clause in clauses if clause.failed],
         pictures=shown,
@@ -45,17 +56,20 @@ def write_contract(
     )
 
 
-def write_docs(path: Path, sections: Sequence[str]) -> None:
-    """Write the sections of Great Expectations' page on a page of ours, because its own loads its looks from servers.
-
-    The sections are HTML, and what comes from data must be escaped in them already.
-    """
-    write_page(path, "docs.html", sections=[Markup(_with_letters(section)) for section in sections])
-
-
-def _with_letters(section: str) -> str:
-    """The section with its signs as letters; upstream they are glyphs of a font from a server."""
-    return re.sub(r'<i class="fas fa-([a-z-]+)[^>]*></i>', lambda sign: SIGNS.get(sign[1], ""), section)
+def _clauses(rows: pa.Table, meanings: Mapping[str, str], broken: Mapping[int, Sequence[str]]) -> list[Clause]:
+    by_name: dict[str, list[int]] = {name: [] for name in meanings}
+    for number in sorted(broken):
+        for name in broken[number]:
+            by_name[name].append(number)
+    return [
+        Clause(
+            name=name,
+            meaning=meaning,
+            failed=len(by_name[name]),
+            examples=examples_of(rows.take(pa.array(by_name[name][:EXAMPLES_SHOWN], pa.int64()))),
+        )
+        for name, meaning in meanings.items()
+    ]
 
 
 def visible(text: str) -> str:

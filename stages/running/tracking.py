@@ -1,11 +1,17 @@
 """Where runs are written down: one MLflow store for the project, whichever folder or experiment a stage runs in."""
 
 import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stages.running.provenance import flat
 
 if TYPE_CHECKING:
     import mlflow
+
+V = TypeVar("V")
 
 EXPERIMENT = "tandem"
 
@@ -38,3 +44,24 @@ def use_tracking() -> "mlflow.MlflowClient":
                 raise
     mlflow.set_experiment(EXPERIMENT)
     return mlflow.MlflowClient()
+
+
+def log_in_batches(settings: dict[str, str], measured: Any) -> None:
+    """Log params and scores; a tracking server takes so many in one call, and few signs in a metric's name."""
+    import mlflow
+
+    metrics = {re.sub(r"[^\w\-./ ]", "_", name): float(value) for name, value in flat(measured) if _is_number(value)}
+    for some_params in _parts(settings, 100):
+        mlflow.log_params(some_params)
+    for some_metrics in _parts(metrics, 1000):
+        mlflow.log_metrics(some_metrics)
+
+
+def _parts(whole: Mapping[str, V], size: int) -> Iterator[dict[str, V]]:
+    rows = list(whole.items())
+    for start in range(0, len(rows), size):
+        yield dict(rows[start : start + size])
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", text) is not None

@@ -11,19 +11,20 @@ import urllib.request
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from stages.benchmarks.champion import champion_of
+from stages.benchmarks.gate import Gate
 from stages.corpus.images import ImageWriter
 from stages.models import tiny
 from stages.models.answering import Answerer, Question
 from stages.models.loading import load_model
 from stages.models.sections import Tiny
 from stages.models.served import picture_of
-from stages.register import Gate, Params, _spread, champion_of, compare, facts_of_run, holm, register, requirements
+from stages.register import Params, register
 
 # MLflow's own, when it saves an input example under pandas 3.
 pytestmark = pytest.mark.filterwarnings("ignore:Operation with range is deprecated")
@@ -225,74 +226,6 @@ def test_an_equal_candidate_leaves_the_champion_and_a_better_one_replaces_it(cha
 
     assert (equal["version"], equal["promoted"], failing(equal)) == (2, False, ["better_than_champion"])
     assert (better["version"], better["promoted"]) == (2, True)
-
-
-def items(scores, benchmark="mme"):
-    rows = range(len(scores))
-    return pd.DataFrame(
-        {
-            "benchmark": benchmark,
-            "task": "count",
-            "item": [str(row) for row in rows],
-            "image": [f"{row // 2}.png" for row in rows],
-            "question": "how many?",
-            "truth": "2",
-            "score": scores,
-        }
-    )
-
-
-def test_worse_on_one_benchmark_keeps_a_candidate_out_that_is_better_on_another():
-    low, high = [0.0] * 40, [1.0] * 40
-    theirs = pd.concat([items(low, "mme"), items(high, "pope")])
-    mixed = pd.concat([items(high, "mme"), items(low, "pope")])
-    better = pd.concat([items(high, "mme"), items(high, "pope")])
-
-    assert compare(better, theirs, 0.05, 500, 1, "version 1").holds
-    assert not compare(mixed, theirs, 0.05, 500, 1, "version 1").holds
-
-
-def test_equal_models_are_promoted_over_each_other_no_more_often_than_the_level():
-    random = np.random.default_rng(3)
-    passed = 0
-    for seed in range(100):
-        ours, theirs = (pd.concat([items(random.random(40).round(), name) for name in ("a", "b", "c")]) for _ in range(2))
-        passed += compare(ours, theirs, 0.05, 300, seed, "version 1").holds
-    # 100 tries at 0.05: 10 is more than two standard deviations above the mean.
-    assert passed <= 10
-
-
-def test_a_champion_that_was_asked_other_questions_stays():
-    verdict = compare(items([1.0]), items([0.0]).assign(question="which?"), 0.05, 100, 1, "version 7")
-
-    assert not verdict.holds
-    assert "version 7 was never asked these questions" in verdict.why
-
-
-def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_never_goes_down():
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
-
-
-def test_the_proof_asks_every_task_before_it_asks_one_twice():
-    rows = {("tasks", row): {"task": task} for row, task in enumerate("aaabbc")}
-
-    assert [rows[key]["task"] for key in _spread(rows, 4)] == ["a", "b", "c", "a"]
-
-
-def test_the_facts_of_a_run_are_every_params_value_and_every_digest_dvc_recorded(tmp_path):
-    (tmp_path / "params.yaml").write_text("train: {lora: {rank: 16}, seed: null}\nanswer: {models: [base, align]}")
-    (tmp_path / "dvc.lock").write_text(
-        "stages: {curate: {outs: [{path: data/curate, md5: 12ab.dir}]}, register: {outs: [{path: verdict, md5: 34cd}]}}"
-    )
-
-    facts = facts_of_run(tmp_path)
-
-    assert facts.params == {"train.lora.rank": "16", "train.seed": "null", "answer.models": '["base", "align"]'}
-    assert facts.tags == {"git_commit": "none", "md5.data/curate": "12ab.dir"}
-
-
-def test_requirements_are_pinned_without_the_name_of_a_build():
-    assert all("==" in line and "+" not in line for line in requirements())
 
 
 def test_without_held_out_questions_register_says_what_to_change(chain):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.benchmarks.statistics import Figure, draws, interval, mean_of, mean_over_groups, paired, ratio
+from stages.benchmarks.statistics import Figure, draws, holm, interval, mean_of, mean_over_groups, paired, ratio
 
 
 def test_a_figure_over_all_items_is_its_plain_value():
@@ -95,3 +95,7 @@ def test_no_items_give_no_interval():
 
     assert np.isnan(low)
     assert np.isnan(high)
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests_and_never_goes_down():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
