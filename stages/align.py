@@ -17,10 +17,12 @@ class Params(Tuning):
     """How many examples, kinds in the proportions their sources have them. `curate` draws them."""
 
 
-def align(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
-    """Tune the model in `base` on the trees of `rendered`."""
+def align(
+    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out
+) -> None:
+    """Tune the model in `base` on the trees of `rendered`, and again on a share of those of `former`."""
     tuning = Tuning.model_validate(params.model_dump(exclude={"dose"}))
-    launch("align", tuning, rendered, ingested, base, model, metrics, curve)
+    launch("align", tuning, rendered, former, ingested, base, model, metrics, curve)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ class Params(Tuning):
 
 def connect(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
     """Tune the model in `base` on the trees of `rendered`."""
-    launch("connect", params, rendered, ingested, base, model, metrics, curve)
+    if params.replay:
+        raise ValueError(f"connect.replay must be 0, got {params.replay}: no stage comes before it; change it in params.yaml")
+    launch("connect", params, rendered, rendered, ingested, base, model, metrics, curve)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ class Params(Tuning):
     """How `train` tunes."""
 
 
-def train(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
-    """Tune the model in `base` on the trees of `rendered`."""
-    launch("train", params, rendered, ingested, base, model, metrics, curve)
+def train(
+    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out
+) -> None:
+    """Tune the model in `base` on the trees of `rendered`, and again on a share of those of `former`."""
+    launch("train", params, rendered, former, ingested, base, model, metrics, curve)
 
 
 if __name__ == "__main__":

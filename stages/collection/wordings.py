@@ -26,7 +26,9 @@ def reworded(ask: Ask, kind: str, instructions: Sequence[str], draw: Random) -> 
     if kind == "choice" and draw.random() < 0.7:
         letters = dict(zip(ask.options, "ABCDEFGH", strict=False))
         listed = "\n".join(f"{letter}. {option}" for option, letter in letters.items())
-        wish = draw.choice(("Answer with the letter and the option.", "Answer with the option's letter from the given choices."))
+        wish = draw.choice(
+            ("Answer with the letter and the option.", "Answer with the option's letter from the given choices.")
+        )
         return f"{question}\n{listed}\n{wish}", f"{letters[ask.answer]}. {ask.answer}"
     answers = ask.options or ask.among
     if not 0 < len(answers) <= LISTED:

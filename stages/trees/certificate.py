@@ -27,9 +27,7 @@ def prove(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) ->
     return tokens
 
 
-def prove_all(
-    chat: Chat, conversations: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]
-) -> list[Tokens | Unproved]:
+def prove_all(chat: Chat, conversations: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[Tokens | Unproved]:
     """For each of the `conversations` about the same pictures its tokens, proved, or the check that it failed."""
     read = [_read(chat, turns, pictures) for turns in conversations]
     asked = [

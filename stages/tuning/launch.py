@@ -12,7 +12,7 @@ from stages.running.leash import follow_parent
 from stages.tuning.loop import tune
 from stages.tuning.params import Tuning
 
-PATHS = ("rendered", "ingested", "base", "model", "metrics", "curve")
+PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
 
 
 def launch(stage: str, params: Tuning, *paths: Path) -> None:

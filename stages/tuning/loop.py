@@ -32,10 +32,19 @@ TUNED, WHOLE = "tuned.safetensors", "whole"
 
 
 def tune(
-    stage: str, params: Tuning, rendered: Path, ingested: Path, base: Path, model: Path, metrics: Path, curve: Path
+    stage: str,
+    params: Tuning,
+    rendered: Path,
+    former: Path,
+    ingested: Path,
+    base: Path,
+    model: Path,
+    metrics: Path,
+    curve: Path,
 ) -> None:
     """Tune the model in `base` on the trees below `rendered`; write the tuned model, its metrics and its loss curve.
 
+    `former` is what the stage before learnt from, of which `params.replay` is seen again; of the first stage, `rendered`.
     In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
 
     Raises:
@@ -43,9 +52,11 @@ def tune(
     """
     torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
-    trees = tree.read(rendered / "trees.parquet")
-    if not trees:
+    own = tree.read(rendered / "trees.parquet")
+    if not own:
         raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
+    again = replayed(tree.read(former / "trees.parquet"), params.replay, params.seed) if params.replay else []
+    trees = own + again
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
     loaded = load_model(base, attention="eager" if device == "cpu" else "sdpa")
@@ -56,7 +67,7 @@ def tune(
     processor = load_processor(base)
     collator = Collator(Pixels(ingested, trees, processor), processor, reason is None, device == "cpu", params.weighting)
     data = Ordered(trees, order(trees, params.epochs, params.trees_per_step, params.seed))
-    work = checkpoints(stage, params, rendered, base)
+    work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,
         args=arguments(params, work, len(data), device),
@@ -69,7 +80,7 @@ def tune(
     with tracked(stage, params, work) if first else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=last_whole(work))
     if first:
-        summary = summarise(trainer, trees, reason)
+        summary = summarise(trainer, trees, len(again), reason)
         save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
@@ -170,13 +181,24 @@ def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingAr
     )
 
 
-def checkpoints(stage: str, params: Tuning, rendered: Path, base: Path) -> Path:
+def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
+    """`share` of `trees`, chosen by a seeded hash of their pictures: a smaller share is a part of a larger one."""
+    chosen = []
+    for one in trees:
+        name = "|".join([str(seed), "replay", *one.images, *(f"{branch.source}#{branch.row}" for branch in one.branches[:1])])
+        if int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") / 2**56 < share:
+            chosen.append(one)
+    return chosen
+
+
+def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path) -> Path:
     """Where this very run keeps its checkpoints: a folder named by the digest of all that its result depends on.
 
     Folders of other runs of the stage are removed: their params, trees or model are not these.
     """
     digest = hashlib.sha256(params.model_dump_json().encode())
-    for path in sorted([rendered / "trees.parquet", *(path for path in base.iterdir() if path.is_file())]):
+    trees = [folder / "trees.parquet" for folder in rendered]
+    for path in [*trees, *sorted(path for path in base.iterdir() if path.is_file())]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     mine = WORK / stage / digest.hexdigest()[:16]
@@ -201,13 +223,14 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
         yield
 
 
-def summarise(trainer: Trainer, trees: Sequence[Tree], reason: str | None) -> dict[str, Any]:
+def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
     """The stage's metrics: sizes, and the loss at both ends of the run. No clock: the same run gives the same bytes."""
     losses = curve_of(trainer)["loss"]
     model: Any = trainer.model
     return {
         "steps": trainer.state.global_step,
         "trees": len(trees),
+        "trees_replayed": replayed,
         "examples": sum(len(one.branches) for one in trees),
         "tokens_an_epoch": sum(one.tokens for one in trees),
         "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),

@@ -9,7 +9,7 @@ from torch import nn
 from stages.tuning.params import Tuning
 
 
-def matrices(model: Any) -> list[nn.Parameter]:
+def matrices(model: Any) -> list[torch.Tensor]:
     """What Muon steps: the tuned weights of linear layers, but for the output head and LoRA's factors.
 
     Embeddings, the head, norms, biases and convolutions are AdamW's, as in Muon's publication.

@@ -37,6 +37,8 @@ class Tuning(Section):
     """Weight decay."""
     beta2: Annotated[float, Field(gt=0, lt=1)]
     """AdamW's memory of squared gradients; 0.999 is usual for large models and long runs, less for short ones."""
+    replay: Annotated[float, Field(ge=0, le=1)]
+    """Share of the trees of the stage before that are learnt again beside this stage's own, so that they are not forgotten."""
     epochs: PositiveFloat
     """Passes over the trees; a fraction is allowed."""
     trees_per_step: PositiveInt

@@ -53,6 +53,7 @@ def tuning() -> dict[str, Any]:
         "warmup": 0.1,
         "weight_decay": 0.0,
         "beta2": 0.98,
+        "replay": 0.0,
         "epochs": 3.0,
         "trees_per_step": 4,
         "trees_per_batch": 2,

@@ -8,7 +8,8 @@ from stages.train import Params, train
 def test_the_loss_falls_and_its_curve_is_in_the_file_and_in_mlflow(place, tiny_model, tuning):
     params = Params.model_validate({**tuning, "epochs": 20.0})
 
-    train(params, place / "rendered", place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
+    rendered = place / "rendered"
+    train(params, rendered, rendered, place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
 
     curve = pd.read_csv(place / "c.csv")
     assert list(curve.columns) == ["step", "loss", "learning_rate"]
@@ -26,7 +27,7 @@ def test_two_runs_give_the_same_bytes(place, tiny_model, tuning):
         out = place / name
         out.mkdir()
         train(
-            Params.model_validate(tuning), place / "rendered", place / "ingested", tiny_model,
+            Params.model_validate(tuning), place / "rendered", place / "rendered", place / "ingested", tiny_model,
             out / "model", out / "m.json", out / "c.csv",
         )  # fmt: skip
         written.append([path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()])

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from stages.models.loading import load_model, load_processor
 from stages.models.sections import Lora, Parts
+from stages.trees import tree
+from stages.trees.tree import Tree
 from stages.tuning import loop
 from stages.tuning.loop import TreeTrainer, tune
 from stages.tuning.params import Tuning
@@ -26,6 +28,7 @@ PARAMS = Tuning(
     warmup=0.1,
     weight_decay=0.0,
     beta2=0.98,
+    replay=0.0,
     epochs=3.0,
     trees_per_step=4,
     trees_per_batch=2,
@@ -42,7 +45,8 @@ class Killed(Exception):
 def tuned(place: Path, base: Path, params: Tuning, name: str) -> Path:
     out = place / name
     out.mkdir(exist_ok=True)
-    tune("train", params, place / "rendered", place / "ingested", base, out / "model", out / "metrics.json", out / "curve.csv")
+    rendered, files = place / "rendered", [out / "model", out / "metrics.json", out / "curve.csv"]
+    tune("train", params, rendered, rendered, place / "ingested", base, *files)
     return out
 
 
@@ -88,10 +92,27 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_mod
 
 
 def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):
-    first = loop.checkpoints("train", PARAMS, place / "rendered", tiny_model)
-    second = loop.checkpoints("train", with_(PARAMS, learning_rate=0.02), place / "rendered", tiny_model)
+    first = loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
+    second = loop.checkpoints("train", with_(PARAMS, learning_rate=0.02), [place / "rendered"], tiny_model)
     assert first != second
     assert not first.exists()
+
+
+def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_is_a_part_of_it(place, tiny_model):
+    trees = tree.read(place / "rendered" / "trees.parquet")
+
+    def again(share: float) -> list[Tree]:
+        return loop.replayed(trees, share, seed=3)
+
+    assert again(0.0) == []
+    assert again(1.0) == trees
+    assert 0 < len(again(0.5)) < len(trees)
+    assert all(one in again(0.7) for one in again(0.3))
+    out = tuned(place, tiny_model, with_(PARAMS, replay=1.0, epochs=1.0), "out")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["trees_replayed"] == len(trees)
+    assert metrics["trees"] == 2 * len(trees)
+    assert metrics["steps"] == 2 * len(trees) // PARAMS.trees_per_step
 
 
 def test_frozen_parts_keep_their_weights_and_tuned_parts_do_not(place, tiny_model):

@@ -10,6 +10,7 @@ from stages.models.plan import apply_plan
 from stages.tuning.optimizer import matrices, muon_and_adamw
 from stages.tuning.params import Tuning
 
+
 @pytest.fixture
 def params(tuning: dict[str, Any]) -> Tuning:
     return Tuning.model_validate({**tuning, "optimizer": "muon", "learning_rate": 0.001, "muon_learning_rate": 0.02})
