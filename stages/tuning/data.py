@@ -32,7 +32,9 @@ class Ordered(Dataset[Tree]):
         return self.trees[self.order[position]]
 
 
-def order(trees: Sequence[Tree], epochs: float, per_step: int, seed: int) -> list[int]:
+def order(
+    trees: Sequence[Tree], epochs: float, per_step: int, seed: int, per_batch: int | None = None, processes: int = 1
+) -> list[int]:
     """Indices of `trees` for all `epochs`, shuffled anew in each; whole steps only, each sorted by length.
 
     Sorted within a step and never across steps: the batches of a step pad little, and every step still sees a fair mix. The
@@ -46,7 +48,15 @@ def order(trees: Sequence[Tree], epochs: float, per_step: int, seed: int) -> lis
         generator.shuffle(epoch)
         drawn += epoch
     steps = [drawn[first : first + per_step] for first in range(0, wanted, per_step)]
-    return [index for step in steps for index in sorted(step, key=lambda index: trees[index].tokens)]
+    one_pass = (per_batch or per_step) * processes
+    laid: list[int] = []
+    for step in steps:
+        step.sort(key=lambda index: trees[index].tokens)
+        for first in range(0, per_step, one_pass):
+            # Processes take batches in turn and wait for the slowest, so all get as many long trees as short ones.
+            for process in range(processes):
+                laid += step[first : first + one_pass][process::processes]
+    return laid
 
 
 class Pixels:

@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from stages.models.loading import resolve_device
 from stages.running.leash import follow_parent
 from stages.tuning.loop import tune
@@ -16,11 +18,12 @@ PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
 
 
 def launch(stage: str, params: Tuning, *paths: Path) -> None:
-    """`tune(stage, params, *paths)` in `params.processes` processes.
+    """`tune(stage, params, *paths)` in as many processes as `params` and this machine's GPUs call for.
 
     Raises:
         ValueError: the processes ended badly; what they said stands above.
     """
+    params = params.model_copy(update={"processes": processes(params)})
     if params.processes == 1:
         tune(stage, params, *paths)
         return
@@ -29,7 +32,9 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         job.write_text(
             json.dumps({"stage": stage, "params": params.model_dump(), **dict(zip(PATHS, map(str, paths), strict=True))})
         )
-        words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(params.processes)]
+        # On a leash, or the launcher would outlive a killed stage, and its processes with it.
+        words = [sys.executable, "-m", "stages.running.leash", "accelerate.commands.launch"]
+        words += ["--num_processes", str(params.processes)]
         # --multi_gpu on CPU too: with --cpu, accelerate would run a single process without a word about it.
         words += ["--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
         words += ["--main_process_port", "0", "-m", "stages.tuning.launch", str(job)]
@@ -43,6 +48,11 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         raise ValueError(
             f"{stage} in {params.processes} processes ended with status {done.returncode}; what they said is above"
         )
+
+
+def processes(params: Tuning) -> int:
+    """On CPU what `params` say; on GPUs one for each that this process can see (CUDA_VISIBLE_DEVICES narrows that)."""
+    return torch.cuda.device_count() if resolve_device(params.device) == "cuda" else params.processes
 
 
 def main() -> None:

@@ -66,7 +66,8 @@ def tune(
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
     collator = Collator(Pixels(ingested, trees, processor), processor, reason is None, device == "cpu", params.weighting)
-    data = Ordered(trees, order(trees, params.epochs, params.trees_per_step, params.seed))
+    laid = order(trees, params.epochs, params.trees_per_step, params.seed, params.trees_per_batch, params.processes)
+    data = Ordered(trees, laid)
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,

@@ -16,9 +16,9 @@ class Tuning(Section):
     device: Literal["auto", "cpu", "cuda"]
     """Where; auto is cuda where there is one."""
     threads: PositiveInt
-    """CPU threads. Sums are split among them, so another number gives other last bits."""
+    """CPU threads of each process. Sums are split among them, so another number gives other last bits."""
     processes: PositiveInt
-    """Processes on this machine, over which a step's trees are divided; more than one go through accelerate launch."""
+    """Processes on CPU, over which a step's trees are divided, started by accelerate launch; on GPUs there is one for each."""
     precision: Literal["bf16", "fp32"]
     """bf16 is autocast over fp32 weights; fp32 is plain."""
     parts: Parts

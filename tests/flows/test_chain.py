@@ -28,9 +28,9 @@ SMALL = {
     "sample": {"scenes": 60, "digits_held_out": 20, "captions": 40, "chats": 40, "benchmark_images": 4},
     "curate": {"connect": {"rows": 30}, "train": {"rows_per_task": 10}},
     "base": {"tiny": {"vision_layers": 1, "text_layers": 1, "vocabulary": 700}},
-    "connect": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
-    "train": {"threads": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
-    "align": {"dose": 20, "threads": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "connect": {"threads": 1, "processes": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "train": {"threads": 1, "processes": 2, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 4, "checkpoint_steps": 2},
+    "align": {"dose": 20, "threads": 1, "processes": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
     "answer": {"threads": 1, "long_tokens": 8},
     "evaluate": {"resamples": 20},
 }

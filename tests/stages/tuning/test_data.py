@@ -30,6 +30,23 @@ def test_trees_are_sorted_by_length_within_a_step_but_steps_stay_mixed():
     assert all(max(step) - min(step) > 32 for step in steps)
 
 
+def test_processes_that_take_batches_in_turn_get_the_same_steps_and_equally_long_trees():
+    trees = [sized(3 + number) for number in range(64)]
+    alone = order(trees, 1.0, 16, seed=5)
+
+    laid = order(trees, 1.0, 16, seed=5, per_batch=4, processes=2)
+
+    for first in range(0, 64, 16):
+        step = laid[first : first + 16]
+        assert sorted(step) == alone[first : first + 16]
+        batches = [step[at : at + 4] for at in range(0, 16, 4)]
+        one, other = batches[0::2], batches[1::2]
+        assert all(max(short) < min(long) for short, long in (one, other)), "the batches pad little"
+        longest = [[max(batch) for batch in mine] for mine in (one, other)]
+        ranks = [[alone[first : first + 16].index(index) for index in mine] for mine in longest]
+        assert ranks == [[6, 14], [7, 15]], "neither waits for the other"
+
+
 def test_the_order_hangs_on_the_seed_alone():
     trees = [sized(3 + number % 7) for number in range(40)]
     assert order(trees, 2.0, 8, seed=5) == order(trees, 2.0, 8, seed=5) != order(trees, 2.0, 8, seed=6)

@@ -167,25 +167,3 @@ def test_separate_rows_learn_the_same_as_trees(place, tiny_model):
 def test_a_step_that_cannot_be_divided_is_refused_with_what_to_change(place, tiny_model):
     with pytest.raises(ValueError, match=r"trees_per_step 4 must be a multiple of .*3 x 1.*params.yaml"):
         tuned(place, tiny_model, with_(PARAMS, trees_per_batch=3), "out")
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(place, tiny_model):
-    from stages.tuning.launch import launch
-
-    alone = tuned(place, tiny_model, with_(PARAMS, precision="fp32"), "alone")
-    out = place / "together"
-    out.mkdir()
-    params = with_(PARAMS, precision="fp32", processes=2)
-    launch(
-        "train",
-        params,
-        place / "rendered",
-        place / "ingested",
-        tiny_model,
-        out / "model",
-        out / "metrics.json",
-        out / "curve.csv",
-    )
-    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, out))
-    assert two["loss_last"] == pytest.approx(one["loss_last"], rel=1e-3)
