@@ -1,26 +1,57 @@
-"""The machine a figure was measured on, in words that say what matters and name neither it nor its owner."""
+"""The machine a figure was measured on: what matters to the figure, and neither its name nor its owner's.
 
+`python bench/machine.py` prints it as JSON, of the Python that runs it.
+"""
+
+import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def describe() -> dict[str, str | int | float]:
-    """CPU, cores, memory, system, Python and torch."""
+    """CPU, cores, memory, GPU, system, Python, torch, and how busy the machine is just now."""
     return {
         "cpu": _cpu(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "system": platform.system(),
+        "system": _system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        # Of the last minute. Much above 0 before a measurement: something else ran too, and the seconds are not to be trusted.
+        "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def write(name: str, figures: dict[str, Any]) -> Path:
+    """Write `figures` as bench/results/<name>.json."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
 def _cpu() -> str:
     known = Path("/proc/cpuinfo")
     lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _system() -> str:
+    # Not platform.platform(): a kernel's release can bear the name of whoever built it.
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        name = platform.system()
+    return f"{name}, {platform.machine()}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

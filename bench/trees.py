@@ -1,103 +1,256 @@
-"""Trees against separate rows: `python bench/trees.py [PAIRS]`, after a `dvc repro connect`.
+"""Trees against separate rows: `python bench/trees.py [PAIRS]`, after a `dvc repro render`, or without any data.
 
-One process, alternating: forward and backward over the same pictures' examples, once as trees behind one shared prefix, once
-as the rows a plain trainer sees, sorted by length and cut into batches of the same number of tokens, padded within each.
-Loss at supervised positions only on both sides, bf16 autocast, eager attention on CPU; the optimizer is left out, for it
-costs both the same. Written: bench/results/trees.json, medians of examples a second and their ratio with its quartiles.
+One forward and backward pass over the same examples, as trees behind one shared prefix and as rows of their own; in one
+process and in turns, so that whatever slows the machine slows both. Both sides have what a good trainer gives: sorted by
+length, cut into batches of the same number of tokens, padded within each, logits at supervised positions only, bf16
+autocast, eager attention (under bf16 on CPU the faster one for both), pictures preprocessed before. Batches and masks are
+timed with it; the optimizer is not, for it costs both the same.
+
+Fewer than seven pairs are shown and not written to bench/results/trees.json.
 """
 
-import json
+import argparse
+import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import machine
 import torch
+from transformers import PreTrainedModel, ProcessorMixin
 
-from stages.models.loading import load_model, load_processor
-from stages.running.progress import progress
-from stages.trees import tree
-from stages.trees.batch import separate_rows
-from stages.trees.tree import Tree
-from stages.tuning.data import Collator, Pixels
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a file, it sees only its own folder
 
-RESULT = Path(__file__).parent / "results" / "trees.json"
-PICTURES, IN_A_BATCH, THREADS = 64, 16, 2
-BASE, RENDERED, INGESTED = Path("data/connect/model"), Path("data/render/train"), Path("data/ingest")
+from bench import machine  # noqa: E402
+from stages.collection.sentences import sentences  # noqa: E402
+from stages.models.loading import load_model, load_processor  # noqa: E402
+from stages.models.sections import Tiny  # noqa: E402
+from stages.models.tiny import build  # noqa: E402
+from stages.running.progress import progress  # noqa: E402
+from stages.running.section import read_params  # noqa: E402
+from stages.trees import tree  # noqa: E402
+from stages.trees.batch import separate_rows  # noqa: E402
+from stages.trees.tree import Branch, Tree  # noqa: E402
+from stages.tuning.data import Collator, Pixels  # noqa: E402
+
+BASE, RENDERED, INGESTED = ROOT / "data/base/model", ROOT / "data/render/train/trees.parquet", ROOT / "data/ingest"
+SEED = 17
+TOKENS_A_BATCH = 3072
+"""With padding; about what the default's sixteen trees take."""
+FEWEST_PAIRS = 7
+TOLERANCE = 0.01
+"""How far the two sides' losses may lie apart; bf16 sums in another order differ by some thousandths."""
 
 
-def main(pairs: int = 9) -> None:
-    """Set up both sides, warm both, alternate, write."""
-    torch.set_num_threads(THREADS)
-    trees = tree.read(RENDERED / "trees.parquet")[:: len(tree.read(RENDERED / "trees.parquet")) // PICTURES][:PICTURES]
-    processor = load_processor(BASE)
-    model = load_model(BASE, attention="eager").train()
-    pixels = Pixels(INGESTED, trees, processor)
-    as_trees = [trees[first : first + IN_A_BATCH] for first in range(0, len(trees), IN_A_BATCH)]
-    budget = max(len(batch) * max(one.tokens for one in batch) for batch in as_trees)
-    as_rows = batches_of_rows([row for one in trees for row in separate_rows(one)], budget)
-    sides: dict[str, Callable[[], float]] = {
-        "trees": lambda: passes(model, Collator(pixels, processor, True, True, "token"), as_trees),
-        "rows": lambda: passes(model, Collator(pixels, processor, False, True, "token"), as_rows),
+@dataclass(frozen=True)
+class Material:
+    """What is learnt, and by which model."""
+
+    origin: str
+    trees: list[Tree]
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Side:
+    """The same examples in one of the two forms."""
+
+    batches: list[list[Tree]]
+    collator: Collator
+
+    def sizes(self) -> dict[str, int]:
+        """What the model is given in one pass."""
+        return {
+            "batches": len(self.batches),
+            "pictures": sum(len(one.images) for batch in self.batches for one in batch),
+            "tokens": sum(one.tokens for batch in self.batches for one in batch),
+            "tokens_with_padding": sum(len(batch) * max(one.tokens for one in batch) for batch in self.batches),
+        }
+
+
+def main() -> None:
+    """Set up both sides, compare them, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("pairs", type=int, nargs="?", default=9, help="how often both sides are timed (9)")
+    parser.add_argument("--pictures", type=int, default=64, help="how many trees (64)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (1, as each process of the default run has)")
+    asked = parser.parse_args()
+    if asked.pairs < 2:
+        parser.error("one pair has no spread; ask for two or more")
+    described = machine.describe()
+    torch.set_num_threads(asked.threads)
+    material = rendered(asked.pictures) if RENDERED.exists() and BASE.exists() else generated(asked.pictures, tiny_of_params())
+    figures = {
+        "machine": described,
+        "command": f"python bench/trees.py {asked.pairs} --pictures {asked.pictures} --threads {asked.threads}",
+        "examples_from": material.origin,
+        **compare(material, asked.pairs),
     }
-    losses = {name: side() for name, side in sides.items()}  # also the warming
-    assert abs(losses["trees"] / losses["rows"] - 1) < 0.02, f"the sides learn different things: {losses}"
+    show(figures)
+    if asked.pairs >= FEWEST_PAIRS:
+        print(f"\nwritten: {machine.write('trees', figures).relative_to(ROOT)}")
+    else:
+        print(f"\nnot written: {asked.pairs} pairs, wanted at least {FEWEST_PAIRS}")
+
+
+def tiny_of_params() -> Tiny:
+    """The sizes of the default's tiny model."""
+    return Tiny(**read_params(ROOT / "params.yaml")["base"]["tiny"])
+
+
+def rendered(pictures: int) -> Material:
+    """Trees that `train` learns from, drawn by a seed, and the model the chain starts from."""
+    every = tree.read(RENDERED)
+    trees = random.Random(SEED).sample(every, min(pictures, len(every)))
+    processor = load_processor(BASE)
+    pixels = Pixels(INGESTED, trees, processor)
+    return Material("data/render/train", trees, load_model(BASE, attention="eager"), processor, pixels)
+
+
+def generated(pictures: int, tiny: Tiny) -> Material:
+    """Trees of random words in the sizes of the embedded ones, pictures of noise, and a tiny model with first weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        build(tiny, SEED, sentences(SEED, 2000), Path(folder))
+        model, processor = load_model(Path(folder), attention="eager"), load_processor(Path(folder))
+    chance = random.Random(SEED)
+    special = set(processor.tokenizer.all_special_ids)
+    words = [id for id in range(len(processor.tokenizer)) if id not in special]
+    prefix = (chance.choice(words), *[model.config.image_token_id] * (tiny.image_size // tiny.patch_size) ** 2)
+
+    def branch(row: int) -> Branch:
+        asked, answer = chance.randint(8, 20), chance.choice((2, 2, 3, 4, 20))
+        ids = tuple(chance.choices(words, k=asked + answer))
+        return Branch("generated", row, "words", "short", ids, (False,) * asked + (True,) * answer)
+
+    trees = [
+        Tree((f"{number}",), prefix, tuple(branch(row) for row in range(chance.randint(2, 10)))) for number in range(pictures)
+    ]
+    return Material("generated", trees, model, processor, Noise(tiny.image_size))
+
+
+class Noise(Pixels):
+    """Pictures nobody drew, as the image processor would give them."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, digests: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """Noise that hangs on the picture's name alone."""
+        generator = torch.Generator().manual_seed(int(digests[0]))
+        return {"pixel_values": torch.randn(len(digests), 3, self.side, self.side, generator=generator)}
+
+
+def compare(material: Material, pairs: int) -> dict[str, Any]:
+    """Time both sides `pairs` times, in turns; who goes first changes too.
+
+    Raises:
+        ValueError: the sides do not learn the same, so their times say nothing.
+    """
+    sides = sides_of(material)
+    # Also the warming: allocator, threads, the cache of preprocessed pictures.
+    losses = {name: one_pass(material.model, side) for name, side in sides.items()}
+    if abs(losses["trees"] / losses["rows"] - 1) > TOLERANCE:
+        raise ValueError(f"the sides learn different things: their losses are {losses}")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in progress(range(pairs), "pairs", "pair"):
-        for name in sorted(sides, reverse=bool(number % 2)):
-            began = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - began)
-    examples = sum(len(one.branches) for one in trees)
-    ratios = [rows / trees for rows, trees in zip(seconds["rows"], seconds["trees"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)
-    result = {
-        "machine": machine.describe(),
-        "command": f"python bench/trees.py {pairs}",
-        "compared": "forward and backward over the same examples, as trees and as rows sorted by length, same tokens a batch",
-        "pictures": len(trees),
+        for name in list(sides) if number % 2 else reversed(sides):
+            seconds[name].append(timed(partial(one_pass, material.model, sides[name])))
+    examples = sum(len(one.branches) for one in material.trees)
+    return {
+        "threads": torch.get_num_threads(),
+        "pictures": len(material.trees),
         "examples": examples,
-        "threads": THREADS,
-        "tokens": {
-            "trees": sum(one.tokens for one in trees),
-            "rows": sum(row.tokens for batch in as_rows for row in batch),
-        },
-        "examples_per_second": {name: round(examples / statistics.median(times), 1) for name, times in seconds.items()},
-        "times_as_fast": {"median": round(statistics.median(ratios), 3), "quartiles": [round(q, 3) for q in quartiles]},
         "pairs": pairs,
+        "trees_times_as_fast": spread([b / a for a, b in zip(seconds["trees"], seconds["rows"], strict=True)]),
+        **{name: {**side.sizes(), **speed(side, examples, seconds[name])} for name, side in sides.items()},
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
 
 
-def batches_of_rows(rows: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """`rows` from the shortest to the longest, in batches of at most `budget` tokens with padding."""
-    batches: list[list[Tree]] = [[]]
-    for row in sorted(rows, key=lambda row: row.tokens):
-        if batches[-1] and (len(batches[-1]) + 1) * row.tokens > budget:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
+def sides_of(material: Material) -> dict[str, Side]:
+    """Trees and rows, each sorted and batched by the same rule."""
+    rows = [row for one in material.trees for row in separate_rows(one)]
+    collators = {
+        name: Collator(material.pixels, material.processor, shared=name == "trees", eager=True, weighting="token")
+        for name in ("trees", "rows")
+    }
+    return {
+        "trees": Side(batches(material.trees, TOKENS_A_BATCH), collators["trees"]),
+        "rows": Side(batches(rows, TOKENS_A_BATCH), collators["rows"]),
+    }
 
 
-def passes(model: torch.nn.Module, collator: Collator, batches: Sequence[Sequence[Tree]]) -> float:
-    """Forward and backward over all `batches`; the loss summed over supervised tokens."""
+def batches(trees: Sequence[Tree], most: int) -> list[list[Tree]]:
+    """`trees` from the shortest to the longest, in batches of at most `most` tokens with padding, or of one tree."""
+    laid: list[list[Tree]] = []
+    for one in sorted(trees, key=lambda one: one.tokens):
+        # It is the longest so far, so it says how long each of its batch gets.
+        if not laid or (len(laid[-1]) + 1) * one.tokens > most:
+            laid.append([])
+        laid[-1].append(one)
+    return laid
+
+
+def one_pass(model: PreTrainedModel, side: Side) -> float:
+    """Forward and backward over all batches of `side`; returns the loss summed over supervised tokens."""
+    model.train()
+    model.zero_grad()
     total = 0.0
-    for batch in batches:
-        inputs = collator(batch)
+    for batch in side.batches:
+        inputs = side.collator(batch)
         labels = inputs.pop("labels")
         del inputs["weights"]
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(**inputs).logits
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
-    model.zero_grad(set_to_none=True)
     return total
 
 
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def speed(side: Side, examples: int, seconds: Sequence[float]) -> dict[str, float]:
+    """Of the median pass. Tokens count as often as they are read, and rows read a picture's anew for each: compare examples."""
+    median = statistics.median(seconds)
+    return {
+        "seconds": round(median, 3),
+        "examples_per_second": round(examples / median, 1),
+        "tokens_per_second": round(side.sizes()["tokens"] / median),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles, least and most."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    named = {"median": median, "quartile_low": low, "quartile_high": high, "least": min(values), "most": max(values)}
+    return {name: round(value, 3) for name, value in named.items()}
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the table."""
+    trees, rows, ratio = figures["trees"], figures["rows"], figures["trees_times_as_fast"]
+    print(f"{figures['pictures']} pictures, {figures['examples']} examples from {figures['examples_from']}\n")
+    print(f"{'':<22}{'trees':>12}{'rows':>12}")
+    for name in trees:
+        print(f"{name:<22}{trees[name]:>12,}{rows[name]:>12,}")
+    print(
+        f"\ntrees are {ratio['median']} times as fast (quartiles {ratio['quartile_low']} to {ratio['quartile_high']}, "
+        f"{figures['pairs']} pairs)"
+    )
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()
