@@ -95,6 +95,16 @@ def _below(folder: Path, name: str) -> Path:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} leads out of the source's folder {folder}; name a file in it (params.yaml, ingest.sources)")
+    # The folder itself may be a link; what is named in it may be one only while it stays below it.
+    try:
+        inside = (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"{name!r} is a link that leads out of the source's folder {folder}; put what it leads to in the folder, or name "
+            "a file in it (params.yaml, ingest.sources)"
+        )
     return folder / path
 
 

@@ -5,6 +5,7 @@ VLMEvalKit's "exact matching", which asks no judge.
 """
 
 import base64
+import csv
 import hashlib
 import string
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ def write(folder: Path, model: str, items: Sequence[Item], answers: Sequence[str
     """Write the TSV again, its pictures left out and a column `prediction` added."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**item.row, "prediction": answer} for item, answer in zip(items, answers, strict=True)]
-    pd.DataFrame(rows).to_csv(folder / FILE, sep="\t", index=False, lineterminator="\n")
+    # All cells quoted: pandas does not quote a carriage return by itself, and reads a bare one as the end of the row.
+    pd.DataFrame(rows).to_csv(folder / FILE, sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
 
 def score(predictions: Path, reference: Path, judge: Judge) -> Result:

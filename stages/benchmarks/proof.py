@@ -15,7 +15,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from stages.benchmarks.benchmark import SHORT_KINDS
+from stages.benchmarks.benchmark import SHORT_KINDS, read_jsonl
 from stages.benchmarks.gate import Condition
 from stages.corpus.images import read_images, stores
 
@@ -108,8 +108,7 @@ def proof_questions(base: Path, tuned: Path, ingested: Path, limits: Mapping[str
 
 
 def _recorded(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    lines = (folder / "held_out" / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-    return {(row["source"], row["row"]): row for row in map(json.loads, lines)}
+    return {(row["source"], row["row"]): row for row in read_jsonl(folder / "held_out" / "answers.jsonl")}
 
 
 def _spread(rows: Mapping[tuple[str, int], Mapping[str, Any]], wanted: int) -> list[tuple[str, int]]:

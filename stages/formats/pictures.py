@@ -5,6 +5,7 @@ non-ASCII letters as `#Uxxxx` (so old unzip writes them); and, if exactly one pi
 file name alone, because releases prefix names with folders of machines long gone (`./task_imgs/NAME`).
 """
 
+import lzma
 import os
 import posixpath
 import stat
@@ -131,7 +132,7 @@ class ZipPictures(Pictures):
         try:
             with self.zip.open(info) as file:
                 return file.read(MAX_BYTES + 1)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, ValueError) as error:
             # RuntimeError: encrypted. NotImplementedError, a kind of it: a compression Python lacks.
             raise UnreadableError(f"image_not_readable: {name}: {_cause(error)}") from error
 

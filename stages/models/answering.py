@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from stages.corpus.decoding import FORMATS
 from stages.models.loading import load_model, load_processor, resolve_device
 from stages.running.progress import progress
 
@@ -73,7 +74,7 @@ class Answerer:
 def _message(question: Question) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
     if question.image is not None:
-        picture = Image.open(io.BytesIO(question.image)).convert("RGB")
+        picture = Image.open(io.BytesIO(question.image), formats=FORMATS).convert("RGB")
         content.insert(0, {"type": "image", "image": picture})
     return {"role": "user", "content": content}
 

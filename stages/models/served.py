@@ -5,7 +5,6 @@ may be absent: so it imports nothing of it, only what the registered version lis
 """
 
 import base64
-import binascii
 import io
 from typing import Any
 
@@ -18,6 +17,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats a picture may have, those of `stages.corpus.decoding`. Pillow knows more, and some of those start programs."""
+MAX_SIDE = 8192
+"""Pixels a side of a picture may have; a bomb is known by its header, and not decoded."""
 
 
 class Served(PythonModel):
@@ -71,22 +74,26 @@ def picture_of(image: str | None) -> Image.Image | None:
     """The picture in a base64 text or data URL, None if there is none.
 
     Raises:
-        MlflowException: it is no base64, or no picture; over HTTP that is a 400 with this text.
+        MlflowException: it is no base64, no picture, or one too large; over HTTP that is a 400 with this text.
     """
     if not image:
         return None
     text = image.partition(",")[2] if image.startswith("data:") else image
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; letters that are not ASCII are another
         raise MlflowException.invalid_parameter_value(
             f"image_b64 must be base64 or a data URL of a picture file, got {image[:40]!r}: {error}"
         ) from error
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            if max(picture.size) > MAX_SIDE:
+                raise ValueError(f"{picture.width} x {picture.height} pixels; a side may have {MAX_SIDE}")
+            return picture.convert("RGB")
+    except Exception as error:
+        # Pillow's decoders raise nearly everything on broken files: OSError, SyntaxError, struct.error, ValueError, …
         raise MlflowException.invalid_parameter_value(
-            f"image_b64 holds {len(content)} bytes that are no whole picture: {error}"
+            f"image_b64 holds {len(content)} bytes that are no whole picture of a known format and size: {error}"
         ) from error
 
 

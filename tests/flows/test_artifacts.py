@@ -1,6 +1,11 @@
 """What a run shows in the UI, as tables."""
 
-from flows.artifacts import funnel, score_table
+import logging
+
+import pytest
+
+from flows import artifacts
+from flows.artifacts import funnel, leave_artifacts, score_table
 from stages.corpus import ledger
 from stages.corpus.ledger import ON, Line
 
@@ -47,3 +52,31 @@ def test_a_chain_that_is_not_through_yet_has_no_funnel(tmp_path):
     write(tmp_path, "ingest/cats", ON)
 
     assert funnel(tmp_path) == []
+
+
+def test_what_a_killed_run_left_half_written_is_not_counted(tmp_path):
+    write(tmp_path, "ingest/cats", ON)
+    write(tmp_path, "ingest/.dogs", ON, ON)
+    for stage in ("validate", "curate"):
+        write(tmp_path, stage, ON)
+    write(tmp_path, "render", "ready")
+
+    assert funnel(tmp_path) == [{"ended in": "render", "as": "ready", "cats": 1, "all": 1}]
+
+
+def test_ledgers_of_different_runs_give_no_funnel_and_a_line_that_says_why(tmp_path, monkeypatch, caplog):
+    write(tmp_path / "data", "ingest/cats", ON, ON)
+    for stage in ("validate", "curate"):
+        write(tmp_path / "data", stage, ON)
+    write(tmp_path / "data", "render", "ready")
+    made = []
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda *_, key, **__: made.append(key))
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("run"), raising=False)
+    monkeypatch.delenv(artifacts.MLFLOW_URL, raising=False)
+
+    with pytest.raises(ValueError, match="1 rows lost"):
+        funnel(tmp_path / "data")
+    leave_artifacts(tmp_path)
+
+    assert made == []
+    assert "no funnel of rows for this run: the ledgers do not add up at part 1: 1 rows lost" in caplog.text

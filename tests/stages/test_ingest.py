@@ -138,3 +138,28 @@ def test_a_wrong_param_is_an_error_that_names_it(tmp_path, png, change, message)
 def test_an_unknown_source_is_an_error_that_lists_the_known(tmp_path):
     with pytest.raises(ValueError, match=r"ingest\.sources has no 'birds'; it has pets"):
         ingest(params(), "birds", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("named", ["images", "annotations"])
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path, png, named):
+    outside, folder = tmp_path / "outside", tmp_path / "source"
+    for each in (outside, folder):
+        each.mkdir()
+        with_images(each, png)
+        (each / "rows.json").write_text(json.dumps([talk("red.png")]))
+    (folder / "link").symlink_to({"images": outside / "images", "annotations": outside / "rows.json"}[named])
+    with pytest.raises(ValueError, match=r"'link' is a link that leads out of the source's folder .*source"):
+        ingested(folder, [talk("red.png")], **{named: "link"})
+    (folder / "link").unlink()
+    (folder / "link").symlink_to("link")
+    with pytest.raises(ValueError, match="link"):
+        ingested(folder, [talk("red.png")], **{named: "link"})
+
+
+def test_the_folder_may_be_a_link_and_so_may_what_stays_in_it(tmp_path, png):
+    (tmp_path / "real").mkdir()
+    with_images(tmp_path / "real", png)
+    (tmp_path / "real" / "pictures").symlink_to("images")
+    (tmp_path / "source").symlink_to("real")
+    _, lines, _ = ingested(tmp_path / "source", [talk("red.png")], images="pictures")
+    assert [line.state for line in lines] == [ledger.ON]

@@ -117,3 +117,13 @@ def test_a_missing_column_is_named(tmp_path):
 
     with pytest.raises(ValueError, match=r"mmbench.tsv has no column answer; it has index"):
         mmbench.questions(benchmark(tmp_path / "mmbench", rows))
+
+
+@pytest.mark.parametrize("answer", ["A\rB", "A\r\nB", "\r", 'a "B"\r\tC', ""])
+def test_an_answer_comes_back_as_it_was_written(tmp_path, answer):
+    reference = benchmark(tmp_path / "mmbench", ROTATIONS)
+
+    mmbench.write(tmp_path / "answers", "tiny", mmbench.questions(reference), [answer, "A", "B"])
+
+    written = mmbench._read(tmp_path / "answers" / "mmbench.tsv", "prediction")
+    assert [one["prediction"] for one in written] == [answer, "A", "B"]

@@ -156,6 +156,21 @@ def test_a_zip_with_a_broken_member_loses_that_member_alone(tmp_path):
         assert pictures.read("b.png") == b"two"
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_broken_in_its_compressed_bytes_is_lost_alone(tmp_path, method):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr("a.png", bytes(range(256)) * 50)
+        packed.writestr("b.png", b"two")
+        start, size = len("a.png") + 30, packed.getinfo("a.png").compress_size
+    content = bytearray(path.read_bytes())
+    content[start + 9 : start + size] = b"\xff" * (size - 9)  # LZMA: after the header with the properties
+    path.write_bytes(content)
+    assert refusal(path, "a.png").startswith("image_not_readable: a.png: ")
+    with open_pictures(path) as pictures:
+        assert pictures.read("b.png") == b"two"
+
+
 def test_a_file_that_is_no_zip_and_a_missing_one_are_refused_by_name(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"images\.zip is no whole zip"):

@@ -1,8 +1,10 @@
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image, UnidentifiedImageError
 
-from stages.models.answering import Answerer, Question
+from stages.models.answering import Answerer, Question, _message
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +38,10 @@ def test_an_answer_is_cut_where_its_question_says(tiny_model: Path, png):
 
 def test_no_question_no_answer(tiny_model: Path):
     assert Answerer(tiny_model, "cpu", 1, "fp32", batch=4).answer([]) == []
+
+
+def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened():
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PCX")
+    with pytest.raises(UnidentifiedImageError):
+        _message(Question(buffer.getvalue(), "Is it round?", 3))
