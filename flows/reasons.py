@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from stages.running.section import Yaml, read_params
+
 
 def reasons(status: dict[str, list[Any]], before: dict[str, Any], now: dict[str, Any]) -> str:
     """DVC's status of one stage in words, empty if it is up to date.
@@ -47,13 +49,13 @@ def last_params(root: Path, stage: str) -> dict[str, Any]:
     lock = root / "dvc.lock"
     if not lock.is_file():
         return {}
-    entry = yaml.load(lock.read_text(encoding="utf-8"), yaml.CSafeLoader)["stages"].get(stage, {})
+    entry = yaml.load(lock.read_text(encoding="utf-8"), Yaml)["stages"].get(stage, {})
     return entry.get("params", {}).get("params.yaml", {})
 
 
 def params(root: Path) -> dict[str, Any]:
     """All values of params.yaml."""
-    return yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    return read_params(root / "params.yaml")
 
 
 def _at(values: Any, key: str) -> Any:

@@ -1,5 +1,6 @@
 """A stage's section of params.yaml as a frozen record: every field documented, none with a default, no key unknown."""
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
+class Yaml(yaml.CSafeLoader):
+    """YAML with the numbers of version 1.2, as DVC reads and writes them: to PyYAML's 1.1, `2e-05` is a text."""
+
+
+Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
 S = TypeVar("S", bound=Section)
 
 
@@ -25,7 +34,7 @@ def read_params(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no params file at {path}; run from the project's folder, or name one with --params")
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = yaml.load(path.read_text(encoding="utf-8"), Yaml)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(sections, dict):

@@ -1,5 +1,6 @@
 """A conversation in the model's own chat template, as tokens, with the mask of what it is to learn."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from stages.corpus.example import IMAGE, Turn
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+
+
+MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
 
 
 class Unproved(ValueError):
@@ -76,6 +80,8 @@ class Chat:
                 raise Unproved("answer", f"supervised tokens decode to {said[:80]!r}, the answer is {turn.text[:80]!r}")
             supervised[len(prompt) : end] = [True] * len(answer)
             prompts.append(tuple(prompt))
+        if sizes and self.image_id not in whole:
+            raise Unproved("image", f"the template writes no image token ({self.image_token}) for {len(sizes)} pictures")
         image_positions = [position for position, id in enumerate(whole) if id == self.image_id]
         return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
 
@@ -91,7 +97,9 @@ class Chat:
                 part["image"] = next(waiting)
             batch.append(messages)
         # One call for all: most of what a call costs is the processor's handling of its own arguments.
-        out = self.processor.apply_chat_template(batch, add_generation_prompt=True, tokenize=True, return_dict=True)
+        out = self.processor.apply_chat_template(
+            batch, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs={"padding": False}
+        )
         return [list(ids) for ids in out["input_ids"]]
 
     def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
@@ -132,14 +140,17 @@ def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
     """`turns` with every `<image>` mark moved to the front of the first user turn, as LLaVA does before training.
 
     Behind a picture that comes first all questions are alike, so they can share it; a picture after the question would
-    have to be read again for each.
+    have to be read again for each. A turn without a mark stays as it is, to the letter.
     """
-    bare = [Turn(turn.role, _without_marks(turn.text)) for turn in turns]
+    bare = [Turn(turn.role, MARKS.sub(_gap, turn.text)) for turn in turns]
     return (Turn(bare[0].role, IMAGE * images + bare[0].text), *bare[1:])
 
 
-def _without_marks(text: str) -> str:
-    return "\n".join(line for line in (part.strip(" ") for part in text.replace(IMAGE, "").split("\n")) if line).strip()
+def _gap(marks: re.Match[str]) -> str:
+    """What stays where marks and the white space around them stood: nothing at an end, else a line feed or a space."""
+    if marks.start() == 0 or marks.end() == len(marks.string):
+        return ""
+    return "\n" if "\n" in marks.group() else " "
 
 
 def message(turn: Turn) -> dict[str, Any]:

@@ -1,29 +1,41 @@
-"""Run the loop in this process, or in several through accelerate."""
+"""Run the loop in this process, or in several on this machine.
+
+Several are what `accelerate launch` would start, and Accelerate finds in each what it looks for; but that one meets through a
+server that listens on every interface. These meet in a file, and talk over loopback only.
+"""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import torch
 
 from stages.models.loading import resolve_device
 from stages.running.leash import follow_parent
-from stages.tuning.loop import tune
+from stages.tuning.loop import check, tune
 from stages.tuning.params import Tuning
 
 PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
+REFUSED = 2
+"""Exit status of a process that was given something wrong."""
 
 
 def launch(stage: str, params: Tuning, *paths: Path) -> None:
-    """`tune(stage, params, *paths)` in as many processes as `params` and this machine's GPUs call for.
+    """`tune(stage, params, *paths)` in as many processes as `params` ask for, on GPUs at most one for each.
 
     Raises:
-        ValueError: the processes ended badly; what they said stands above.
+        ValueError: the params or the trees cannot be tuned with; nothing was begun, or a process said why.
+        RuntimeError: a process ended badly; what it said stands above.
     """
     params = params.model_copy(update={"processes": processes(params)})
+    check(stage, params, paths[0])
     if params.processes == 1:
         tune(stage, params, *paths)
         return
@@ -32,34 +44,70 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         job.write_text(
             json.dumps({"stage": stage, "params": params.model_dump(), **dict(zip(PATHS, map(str, paths), strict=True))})
         )
-        # On a leash, or the launcher would outlive a killed stage, and its processes with it.
-        words = [sys.executable, "-m", "stages.running.leash", "accelerate.commands.launch"]
-        words += ["--num_processes", str(params.processes)]
-        # --multi_gpu on CPU too: with --cpu, accelerate would run a single process without a word about it.
-        words += ["--num_machines", "1", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        words += ["--main_process_port", "0", "-m", "stages.tuning.launch", str(job)]
-        # Each process gets all its threads (torch's launcher would set one), and finds the project wherever it stands.
-        here = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
-        if resolve_device(params.device) == "cpu":
-            environment["ACCELERATE_USE_CPU"] = "true"
-        done = subprocess.run(words, env=environment, check=False)
-    if done.returncode:
-        raise ValueError(
-            f"{stage} in {params.processes} processes ended with status {done.returncode}; what they said is above"
-        )
+        words = [sys.executable, "-u", "-m", "stages.tuning.launch", str(job)]
+        started = [subprocess.Popen(words, env=environment(params, rank)) for rank in range(params.processes)]
+        statuses = ended(started)
+    if any(statuses):
+        what = f"{stage} in {params.processes} processes ended with statuses {statuses}; what they said is above"
+        raise ValueError(what) if REFUSED in statuses else RuntimeError(what)
 
 
 def processes(params: Tuning) -> int:
-    """On CPU what `params` say; on GPUs one for each that this process can see (CUDA_VISIBLE_DEVICES narrows that)."""
-    return torch.cuda.device_count() if resolve_device(params.device) == "cuda" else params.processes
+    """As many as `params` say, but no more than GPUs where it runs on GPUs."""
+    if resolve_device(params.device) == "cuda":
+        return min(params.processes, torch.cuda.device_count())
+    return params.processes
+
+
+def environment(params: Tuning, rank: int) -> dict[str, str]:
+    """What process number `rank` finds around it."""
+    # Each process gets its threads, and finds the project wherever it stands.
+    here = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    count = str(params.processes)
+    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    sockets = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback())
+    cpu = {"ACCELERATE_USE_CPU": "true"} if resolve_device(params.device) == "cpu" else {}
+    return {**os.environ, **places, **sockets, **cpu, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
+
+
+def loopback() -> str:
+    """The name of this machine's loopback interface."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.family == socket.AF_INET and one.address.startswith("127.") for one in addresses):
+            return name
+    raise RuntimeError("this machine has no loopback interface, over which several processes talk; set processes: 1")
+
+
+def ended(started: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+    """The exit statuses of all, once all have ended; where one ends badly, the others, who would wait for it, are killed."""
+    while any(process.poll() is None for process in started):
+        if any(process.poll() for process in started):
+            for process in started:
+                process.kill()
+        time.sleep(0.1)
+    return [process.returncode for process in started]
 
 
 def main() -> None:
     """One process of several: do the job whose file is the only argument."""
     follow_parent()
     job = json.loads(Path(sys.argv[1]).read_text())
-    tune(job["stage"], Tuning.model_validate(job["params"]), *(Path(job[name]) for name in PATHS))
+    params = Tuning.model_validate(job["params"])
+    rank, device = int(os.environ["RANK"]), resolve_device(params.device)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    place = str(Path(sys.argv[1]).with_name("meeting"))
+    meeting = torch.distributed.FileStore(place, params.processes)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo", store=meeting, rank=rank, world_size=params.processes
+    )
+    try:
+        tune(job["stage"], params, *(Path(job[name]) for name in PATHS))
+    except (ValueError, FileNotFoundError) as error:
+        if rank == 0:
+            print(f"\n{job['stage']}: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 import transformers
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,7 +25,7 @@ from stages.models.plan import apply_plan, trainable
 from stages.running.command import WORK
 from stages.running.tracking import use_tracking
 from stages.trees import tree
-from stages.trees.families import why_not_shared
+from stages.trees.families import unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.data import Collator, Ordered, Pixels, order
 from stages.tuning.optimizer import muon_and_adamw
@@ -29,6 +33,8 @@ from stages.tuning.params import Tuning
 
 LOG_EVERY_STEPS = 10
 TUNED, WHOLE = "tuned.safetensors", "whole"
+ROOMS = ("models", "trees", "tuning")
+"""Whose code decides what a step does: a checkpoint of other code is not resumed."""
 
 
 def tune(
@@ -52,14 +58,15 @@ def tune(
     """
     torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
+    check(stage, params, rendered)
     own = tree.read(rendered / "trees.parquet")
-    if not own:
-        raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
     again = replayed(tree.read(former / "trees.parquet"), params.replay, params.seed) if params.replay else []
     trees = own + again
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
     loaded = load_model(base, attention="eager" if device == "cpu" else "sdpa")
+    if (missing := unfed(loaded)) is not None:
+        raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
     reason = "share_prefix is never" if params.share_prefix == "never" else why_not_shared(loaded.config)
     if reason is not None:
         print(f"{stage}: branches are tuned as separate rows, because {reason}")
@@ -85,7 +92,25 @@ def tune(
         save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
-        shutil.rmtree(work)
+        discard(work)
+
+
+def check(stage: str, params: Tuning, rendered: Path) -> None:
+    """Find what cannot work before anything is loaded.
+
+    Raises:
+        ValueError: nothing would be tuned, there are no trees, or a step cannot be divided among the processes.
+    """
+    if set(params.parts.model_dump().values()) == {"frozen"}:
+        raise ValueError(f"{stage}: every part is frozen: nothing would be tuned; set one of parts.* to full or lora")
+    if not pq.read_metadata(rendered / "trees.parquet").num_rows:
+        raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
+    one_pass = params.trees_per_batch * params.processes
+    if params.trees_per_step % one_pass:
+        raise ValueError(
+            f"{stage}: trees_per_step {params.trees_per_step} must be a multiple of trees_per_batch x processes "
+            f"({params.trees_per_batch} x {params.processes}); change one of them in params.yaml"
+        )
 
 
 class TreeTrainer(Trainer):
@@ -141,23 +166,21 @@ def last_whole(work: Path) -> str | None:
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
 
 
+def discard(work: Path) -> None:
+    """Remove checkpoints: first the marks, so that a kill in the middle leaves none that looks whole and is not."""
+    for mark in work.glob(f"checkpoint-*/{WHOLE}"):
+        mark.unlink()
+    shutil.rmtree(work, ignore_errors=True)
+
+
 def tuned_tensors(model: Any) -> dict[str, torch.Tensor]:
     """The parameters that are tuned, by name, sharing the model's memory."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingArguments:
-    """What the Trainer is told.
-
-    Raises:
-        ValueError: trees_per_step is no multiple of what one pass of all processes takes.
-    """
+    """What the Trainer is told."""
     one_pass = params.trees_per_batch * params.processes
-    if params.trees_per_step % one_pass:
-        raise ValueError(
-            f"trees_per_step {params.trees_per_step} must be a multiple of trees_per_batch x processes "
-            f"({params.trees_per_batch} x {params.processes}); change one of them in params.yaml"
-        )
     steps = trees // params.trees_per_step
     return TrainingArguments(
         output_dir=str(work),
@@ -199,14 +222,15 @@ def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path
     """
     digest = hashlib.sha256(params.model_dump_json().encode())
     trees = [folder / "trees.parquet" for folder in rendered]
-    for path in [*trees, *sorted(path for path in base.iterdir() if path.is_file())]:
+    code = sorted(path for room in ROOMS for path in (Path(__file__).parents[1] / room).glob("*.py"))
+    for path in [*trees, *sorted(path for path in base.iterdir() if path.is_file()), *code]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     mine = WORK / stage / digest.hexdigest()[:16]
     mine.mkdir(parents=True, exist_ok=True)
     for other in mine.parent.iterdir():
         if other != mine:
-            shutil.rmtree(other, ignore_errors=True)
+            discard(other)
     return mine
 
 
@@ -215,13 +239,24 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
     """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
     use_tracking()
     begun = work / "mlflow_run_id"
-    known = begun.read_text() if begun.exists() else None
+    known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
     with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
         if not known:
             begun.write_text(run.info.run_id)
             mlflow.set_tag("stage", stage)
             mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
         yield
+
+
+def is_tracked(run_id: str) -> bool:
+    """Whether the store has that run; one begun before a kill may lie in another store, or in one since deleted."""
+    try:
+        run: Run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+    return run.info.lifecycle_stage == "active"
 
 
 def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Tuning(Section):
     threads: PositiveInt
     """CPU threads of each process. Sums are split among them, so another number gives other last bits."""
     processes: PositiveInt
-    """Processes on CPU, over which a step's trees are divided, started by accelerate launch; on GPUs there is one for each."""
+    """Processes over which a step's trees are divided; on GPUs at most one for each GPU."""
     precision: Literal["bf16", "fp32"]
     """bf16 is autocast over fp32 weights; fp32 is plain."""
     parts: Parts

@@ -30,7 +30,15 @@ SMALL = {
     "base": {"tiny": {"vision_layers": 1, "text_layers": 1, "vocabulary": 700}},
     "connect": {"threads": 1, "processes": 1, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
     "train": {"threads": 1, "processes": 2, "epochs": 1.0, "trees_per_step": 8, "trees_per_batch": 4, "checkpoint_steps": 2},
-    "align": {"dose": 20, "threads": 1, "processes": 1, "epochs": 2.0, "trees_per_step": 8, "trees_per_batch": 8, "checkpoint_steps": 2},
+    "align": {
+        "dose": 20,
+        "threads": 1,
+        "processes": 1,
+        "epochs": 2.0,
+        "trees_per_step": 8,
+        "trees_per_batch": 8,
+        "checkpoint_steps": 2,
+    },
     "answer": {"threads": 1, "long_tokens": 8},
     "evaluate": {"resamples": 20},
 }

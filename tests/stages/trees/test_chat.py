@@ -7,7 +7,7 @@ from PIL import Image
 
 from stages.corpus.example import Turn
 from stages.models.loading import load_processor
-from stages.trees.certificate import prove
+from stages.trees.certificate import prove, prove_all
 from stages.trees.chat import Chat, Unproved, image_first
 
 PICTURE = Image.new("RGB", (30, 20))
@@ -79,6 +79,45 @@ def test_a_processor_that_emits_another_number_of_image_tokens_is_refused(chat, 
     other.expansions[PICTURE.size] = [other.image_id] * 3
     with pytest.raises(Unproved, match="image: 3 image tokens, the processor emits 4"):
         prove(other, SINGLE, [PICTURE])
+
+
+def test_an_answer_of_several_paragraphs_is_learnt_to_the_letter(chat):
+    answer = "Two reasons:\n\n  1. it is red\n\n  2. it is round"
+    turns = image_first([Turn("user", "Why?\n<image>"), Turn("assistant", answer)], 1)
+
+    assert supervised_text(chat, prove(chat, turns, [PICTURE])) == answer + "</s>"
+
+
+@pytest.mark.parametrize(
+    ("asked", "moved"),
+    [
+        ("<image>\nWhy\n\nis it?", "<image>Why\n\nis it?"),
+        ("  Why?\n<image>", "<image>  Why?"),
+        ("Is <image> like\n<image>\nit?", "<image><image>Is like\nit?"),
+        ("<image>\n<image>\nWhy?", "<image><image>Why?"),
+    ],
+)
+def test_marks_move_to_the_front_and_take_only_the_white_space_around_them_along(asked, moved):
+    turns = image_first([Turn("user", asked), Turn("assistant", "So.")], asked.count("<image>"))
+    assert turns == (Turn("user", moved), Turn("assistant", "So."))
+
+
+def test_prompts_of_one_picture_are_proved_alike_whether_alone_or_together_even_if_the_processor_would_pad(tiny_model):
+    processor = load_processor(tiny_model)
+    processor.__class__ = type("Pads", (type(processor),), {})
+    original = processor.apply_chat_template
+
+    def pads(conversations, **given):
+        given["processor_kwargs"] = {"padding": True, **given.get("processor_kwargs", {})}
+        return original(conversations, **given)
+
+    processor.apply_chat_template = pads
+    chat = Chat(processor)
+    conversations = [SINGLE, (Turn("user", "<image>A much longer question than the other one?"), Turn("assistant", "yes"))]
+
+    together = prove_all(chat, conversations, [PICTURE])
+
+    assert together == [prove(chat, turns, [PICTURE]) for turns in conversations]
 
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text)

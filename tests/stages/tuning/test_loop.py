@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from stages.models.loading import load_model, load_processor
 from stages.models.sections import Lora, Parts
 from stages.trees import tree
+from stages.trees.families import unfed
 from stages.trees.tree import Tree
 from stages.tuning import loop
 from stages.tuning.loop import TreeTrainer, tune
@@ -89,6 +90,47 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_mod
 
     assert steps[0] == 2, "it went on from the checkpoint, not from the start"
     assert resumed == whole
+
+
+def test_checkpoints_of_other_code_are_never_resumed(place, tiny_model, tmp_path, monkeypatch):
+    first = loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
+    room = tmp_path / "stages" / "tuning"
+    room.mkdir(parents=True)
+    (room / "loop.py").write_text("# another loop\n")
+    monkeypatch.setattr(loop, "__file__", str(room / "loop.py"))
+    assert loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model) != first
+
+
+def test_a_kill_while_checkpoints_are_removed_leaves_none_that_looks_whole(tmp_path, monkeypatch):
+    (tmp_path / "checkpoint-2").mkdir()
+    for name in ("tuned.safetensors", "whole"):
+        (tmp_path / "checkpoint-2" / name).touch()
+    assert loop.last_whole(tmp_path)
+
+    monkeypatch.setattr(loop.shutil, "rmtree", lambda *_, **__: None)  # killed before the first file is gone
+    loop.discard(tmp_path)
+
+    assert loop.last_whole(tmp_path) is None
+
+
+def test_a_run_whose_curve_lies_in_a_store_that_is_gone_begins_another(place, tiny_model):
+    work = place / "work"
+    work.mkdir()
+    (work / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef")
+    with loop.tracked("train", PARAMS, work):
+        pass
+    assert loop.is_tracked((work / "mlflow_run_id").read_text())
+
+
+def test_a_family_that_wants_its_image_tokens_marked_is_refused():
+    class Wants:
+        def forward(self, input_ids, token_type_ids=None): ...
+
+    class Plain:
+        def forward(self, input_ids): ...
+
+    assert "token_type_ids" in unfed(Wants())
+    assert unfed(Plain()) is None
 
 
 def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):

@@ -66,6 +66,18 @@ def test_a_muon_step_moves_every_direction_of_a_matrix_alike(tiny_model, params)
     assert 0.5 * scale < moved.min() < moved.max() < 1.5 * scale
 
 
+def test_norms_and_biases_do_not_decay(tiny_model, params):
+    model = planned(tiny_model, params)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    groups = muon_and_adamw(model, Tuning.model_validate({**params.model_dump(), "weight_decay": 0.1})).param_groups
+
+    spared = {names[id(parameter)] for group in groups if not group["weight_decay"] for parameter in group["params"]}
+    assert any("norm" in name for name in spared)
+    assert any("bias" in name for name in spared)
+    assert not any("embed_tokens" in name or "q_proj.weight" in name for name in spared)
+
+
 def test_a_schedule_reaches_the_rates_of_both(tiny_model, params):
     model = planned(tiny_model, params)
     optimizer = muon_and_adamw(model, params)
@@ -74,7 +86,7 @@ def test_a_schedule_reaches_the_rates_of_both(tiny_model, params):
     stepped_once(model, optimizer)
     schedule.step()
 
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.0005]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0005, 0.0005, 0.01]
 
 
 def test_a_state_that_is_saved_and_loaded_goes_on_as_if_never_saved(tiny_model, params):
