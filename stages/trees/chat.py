@@ -17,6 +17,9 @@ Size = tuple[int, int]
 MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
 
 
+REMEMBERED_PROMPTS = 50_000
+
+
 class Unproved(ValueError):
     """A conversation whose mask could not be proved; `check` names the check it failed."""
 
@@ -50,6 +53,7 @@ class Chat:
         )
         self.special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.expansions: dict[Size, list[int]] = {}
+        self.official: dict[tuple[tuple[Turn, ...], tuple[Size, ...]], list[int]] = {}
 
     def tokens(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
         """The conversation with pictures of `sizes`; `<image>` marks stand in the user's turns.
@@ -86,21 +90,26 @@ class Chat:
         return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
 
     def official_prompts(self, asked: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[list[int]]:
-        """What the processor itself sends to the model for each of `asked`, all about these pictures, when an answer is due."""
-        if not asked:
-            return []
-        batch = []
-        for turns in asked:
-            waiting = iter(pictures)
-            messages = [message(turn) for turn in turns]
-            for part in (part for one in messages for part in one["content"] if part["type"] == "image"):
-                part["image"] = next(waiting)
-            batch.append(messages)
-        # One call for all: most of what a call costs is the processor's handling of its own arguments.
-        out = self.processor.apply_chat_template(
-            batch, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs={"padding": False}
-        )
-        return [list(ids) for ids in out["input_ids"]]
+        """What the processor itself sends to the model for each of `asked`, all about these pictures, when an answer is due.
+
+        Which ids a processor writes hangs on the words and on the pictures' sizes, not on what they show; so words that
+        were asked of other pictures of these sizes are not asked again.
+        """
+        sizes = tuple(picture.size for picture in pictures)
+        keys = [(tuple(turns), sizes) for turns in asked]
+        if new := list(dict.fromkeys(key for key in keys if key not in self.official)):
+            if len(self.official) > REMEMBERED_PROMPTS:
+                self.official = {key: ids for key, ids in self.official.items() if key in keys}
+            # One call for all: most of what a call costs is the processor's handling of its own arguments.
+            out = self.processor.apply_chat_template(
+                [_shown(turns, pictures) for turns, _ in new],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                processor_kwargs={"padding": False},
+            )
+            self.official |= {key: list(ids) for key, ids in zip(new, out["input_ids"], strict=True)}
+        return [self.official[key] for key in keys]
 
     def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
         return self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
@@ -151,6 +160,15 @@ def _gap(marks: re.Match[str]) -> str:
     if marks.start() == 0 or marks.end() == len(marks.string):
         return ""
     return "\n" if "\n" in marks.group() else " "
+
+
+def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """`turns` as messages that carry the pictures themselves."""
+    waiting = iter(pictures)
+    messages = [message(turn) for turn in turns]
+    for part in (part for one in messages for part in one["content"] if part["type"] == "image"):
+        part["image"] = next(waiting)
+    return messages
 
 
 def message(turn: Turn) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def tune(
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,
-        args=arguments(params, work, len(data), device),
+        args=arguments(params, work, len(data), device, all(one.images for one in trees)),
         train_dataset=data,
         data_collator=collator,
         callbacks=[MarkWhole()],
@@ -178,8 +178,8 @@ def tuned_tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingArguments:
-    """What the Trainer is told."""
+def arguments(params: Tuning, work: Path, trees: int, device: str, always_pictures: bool) -> TrainingArguments:
+    """What the Trainer is told; `always_pictures`: every tree has one, so every step reaches every tuned parameter."""
     one_pass = params.trees_per_batch * params.processes
     steps = trees // params.trees_per_step
     return TrainingArguments(
@@ -201,6 +201,7 @@ def arguments(params: Tuning, work: Path, trees: int, device: str) -> TrainingAr
         logging_first_step=True,
         report_to=["mlflow"],
         remove_unused_columns=False,
+        ddp_find_unused_parameters=not always_pictures,
         dataloader_num_workers=0,
     )
 

@@ -36,7 +36,7 @@ def muon_and_adamw(model: Any, params: Tuning) -> "Side":
             "set optimizer: adamw in params.yaml, or a part to full"
         )
     decay = params.weight_decay
-    muon = Muon(stepped, lr=params.muon_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(stepped, lr=params.muon_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     if not others:
         return Side(muon)
     groups: list[dict[str, Any]] = [
@@ -47,18 +47,6 @@ def muon_and_adamw(model: Any, params: Tuning) -> "Side":
     groups = [group for group in groups if group["params"]]
     # AdamW first: the curve shows the first group's rate, and it is what `learning_rate` says.
     return Side(torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, params.beta2), weight_decay=decay), muon)
-
-
-class Muon(torch.optim.Muon):
-    """torch's, on one thread where it runs on CPU: the matrices of a small model take 88 ms a step on two, 63 on one."""
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step once."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        loss: float | None = super().step(closure)  # type: ignore[no-untyped-call]
-        torch.set_num_threads(threads)
-        return loss
 
 
 class Side(torch.optim.Optimizer):

@@ -120,6 +120,26 @@ def test_prompts_of_one_picture_are_proved_alike_whether_alone_or_together_even_
     assert together == [prove(chat, turns, [PICTURE]) for turns in conversations]
 
 
+def test_the_processor_is_asked_once_for_the_same_words_and_sizes_and_again_for_another_size(tiny_model):
+    processor = load_processor(tiny_model)
+    original, asked = processor.apply_chat_template, []
+
+    def counts(conversations, **given):
+        if given.get("tokenize"):
+            asked.append(len(conversations))
+        return original(conversations, **given)
+
+    processor.apply_chat_template = counts
+    chat = Chat(processor)
+
+    one = prove(chat, SINGLE, [PICTURE])
+    other = prove_all(chat, [SINGLE, SINGLE], [Image.new("RGB", PICTURE.size, "red")])
+    prove(chat, SINGLE, [Image.new("RGB", (PICTURE.width * 2, PICTURE.height))])
+
+    assert other == [one, one]
+    assert asked == [1, 1]
+
+
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text)
 
 
