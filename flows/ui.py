@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -83,8 +84,11 @@ def main() -> int:
         signal.signal(asked_to_stop, signal.default_int_handler)
     root = Path.cwd()
     started: list[Service] = []
+    # A place of our own: Prefect's worker keeps its runs below the temporary folder under a name that all users share,
+    # and whoever comes second may not write there.
+    place = tempfile.TemporaryDirectory(prefix="tandem-ui-", ignore_cleanup_errors=True)
     try:
-        for address in _start(root, started):
+        for address in _start(root, place.name, started):
             print(address, flush=True)
         while not (faults := [fault for service in started if (fault := service.fault())]):
             time.sleep(0.5)
@@ -101,9 +105,10 @@ def main() -> int:
             print("stopping …", flush=True)
         for service in reversed(started):
             service.stop()
+        place.cleanup()
 
 
-def _start(root: Path, started: list[Service]) -> Iterator[str]:
+def _start(root: Path, temporary: str, started: list[Service]) -> Iterator[str]:
     """Start the services into `started`, each stopped before those that come earlier; yield where each is."""
     prefect_port, mlflow_port, pages_port = (_port(variable) for variable in PORTS)
     prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
@@ -115,6 +120,7 @@ def _start(root: Path, started: list[Service]) -> Iterator[str]:
     logs.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
+        "TMPDIR": temporary,
         "DO_NOT_TRACK": "true",
         # Absolute, unlike in prefect.toml: a run begins in a temporary folder.
         "PREFECT_HOME": os.environ.get("PREFECT_HOME", str(root / ".prefect")),

@@ -23,6 +23,8 @@ from stages.tuning.loop import check, tune
 from stages.tuning.params import Tuning
 
 PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
+STARTER = "TANDEM_STARTER"
+"""Names the process that started this one, to which it belongs: if that is gone before this one looks, another took it in."""
 REFUSED = 2
 """Exit status of a process that was given something wrong."""
 
@@ -64,10 +66,11 @@ def environment(params: Tuning, rank: int) -> dict[str, str]:
     # Each process gets its threads, and finds the project wherever it stands.
     here = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     count = str(params.processes)
+    starter = {STARTER: str(os.getpid())}
     places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     sockets = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback())
     cpu = {"ACCELERATE_USE_CPU": "true"} if resolve_device(params.device) == "cpu" else {}
-    return {**os.environ, **places, **sockets, **cpu, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
+    return {**os.environ, **starter, **places, **sockets, **cpu, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
 
 
 def loopback() -> str:
@@ -90,6 +93,8 @@ def ended(started: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
 
 def main() -> None:
     """One process of several: do the job whose file is the only argument."""
+    if os.getppid() != int(os.environ[STARTER]):
+        sys.exit("the process that started this one was gone before this one was ready; ending too")
     follow_parent()
     job = json.loads(Path(sys.argv[1]).read_text())
     params = Tuning.model_validate(job["params"])
