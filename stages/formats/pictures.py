@@ -11,6 +11,7 @@ import posixpath
 import stat
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
@@ -21,18 +22,34 @@ MAX_BYTES = 256 * 2**20
 """A larger file is no picture but a mistake, or a bomb: a zip of kilobytes can unfold to gigabytes."""
 
 
-class Pictures:
-    """What a folder and a zip have in common: names in, bytes out."""
+class Pictures(ABC):
+    """A source's pictures: names in, bytes out."""
 
-    def __init__(self) -> None:
-        self.by_name: dict[str, list[str]] | None = None
-
+    @abstractmethod
     def read(self, name: str) -> bytes:
         """The bytes of the picture a row calls `name`.
 
         Raises:
             UnreadableError: there is none, or several, or it lies outside, or its file is broken; the reason says which.
         """
+
+    def __enter__(self) -> "Pictures":
+        return self
+
+    def __exit__(  # noqa: B027 - most have nothing to close
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what was opened; by default nothing was."""
+
+
+class StoredPictures(Pictures):
+    """What a folder and a zip have in common: the three rules, and the limits."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, list[str]] | None = None
+
+    def read(self, name: str) -> bytes:
+        """As `Pictures.read`."""
         content = self._bytes(self._find(name, _inside(name)), name)
         if not content:
             raise UnreadableError(f"empty_image: {name}")
@@ -56,23 +73,20 @@ class Pictures:
                 raise UnreadableError(f"ambiguous_image: {name} could be {' or '.join(sorted(found)[:2])}")
         raise UnreadableError(f"missing_image: {name}")
 
+    @abstractmethod
     def _has(self, path: str) -> bool:
-        raise NotImplementedError
+        """Whether there is a file of that path below the root."""
 
+    @abstractmethod
     def _all(self) -> list[str]:
-        raise NotImplementedError
+        """The paths of all files below the root."""
 
+    @abstractmethod
     def _bytes(self, path: str, name: str) -> bytes:
-        raise NotImplementedError
-
-    def __enter__(self) -> "Pictures":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        pass
+        """The bytes at `path`, one more than `MAX_BYTES` at most; `name` is the row's word for it, for the reason."""
 
 
-class FolderPictures(Pictures):
+class FolderPictures(StoredPictures):
     """Pictures below a folder; a link is followed only while it stays below it."""
 
     def __init__(self, root: Path) -> None:
@@ -107,7 +121,7 @@ class FolderPictures(Pictures):
             raise UnreadableError(f"image_not_readable: {name}: {_cause(error)}") from error
 
 
-class ZipPictures(Pictures):
+class ZipPictures(StoredPictures):
     """Pictures inside a zip, which is never unpacked; members whose names climb out of it are known, and refused."""
 
     def __init__(self, path: Path) -> None:
@@ -143,7 +157,9 @@ class ZipPictures(Pictures):
 class NoPictures(Pictures):
     """For a source of text alone."""
 
-    def _find(self, name: str, path: str) -> str:
+    def read(self, name: str) -> bytes:
+        """Always refused; a name that climbs out is still told as one."""
+        _inside(name)
         raise UnreadableError(f"missing_image: {name} (params name no images for this source)")
 
 
