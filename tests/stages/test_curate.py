@@ -123,6 +123,19 @@ def test_the_cap_holds_per_task_and_keeps_the_balance():
     assert set(dropped.values()) == {("over_cap", "rows_per_task")}
 
 
+def test_the_stage_itself_applies_balance_and_cap(tmp_path):
+    answers = ["Yes"] * 9 + ["No"] * 5
+    judged = [
+        row(number, kind="judgement", task="check", question=f"{number}?", answer=one) for number, one in enumerate(answers)
+    ]
+    named = [row(100 + number, question=f"{number}?") for number in range(9)]
+
+    _, dropped = curated(tmp_path, [*judged, *named, *FILLERS], params(balance=True, rows_per_task=6))
+
+    reasons = sorted(reason for _, reason in dropped.values())
+    assert reasons == ["more_yes_than_no"] * 4 + ["rows_per_task"] * (4 + 3)
+
+
 def test_a_smaller_dose_is_a_part_of_a_larger_one_and_keeps_the_mix_of_kinds(tmp_path):
     rows = [
         row(number, source="chats", kind=kind)
