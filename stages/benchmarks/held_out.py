@@ -2,6 +2,7 @@
 
 Short, choice and judgement answers are right or wrong; their macro average over tasks is the headline. Long answers have
 no single right form, so they are only compared by words (token F1), referring answers by boxes too, and reported apart.
+A task may hold answers of several kinds, where the kind is inferred row by row; each figure takes its own kinds' rows alone.
 """
 
 import re
@@ -17,11 +18,14 @@ from stages.benchmarks.benchmark import SHORT_KINDS, Item, Marked, Result, read_
 from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import Figure, Floats, mean_of, mean_over_groups, ratio
 from stages.corpus import example
-from stages.corpus.example import IMAGE
+from stages.corpus.example import IMAGE, KINDS
 from stages.corpus.images import read_images, stores
 
 NAME = "held_out"
 HEADLINE = "macro"
+LONG_KINDS = tuple(kind for kind in KINDS if kind not in SHORT_KINDS)
+LONG = " (long)"
+"""Ends the name of a task's figure over its long answers where the task has right or wrong ones too."""
 BOX = re.compile(r"\[\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*\]")
 OPTION = re.compile(r"^\(?([a-z])[).:](?:\s+|$)(.*)$", re.DOTALL)
 
@@ -88,25 +92,24 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         )
         for row in read_jsonl(wanted(predictions / "answers.jsonl", NAME))
     ]
-    scores, tasks = [line.score or 0.0 for line in marked], [line.task for line in marked]
-    by_kind = {line.task: line.kind for line in marked}
     short = sorted({line.task for line in marked if line.kind in SHORT_KINDS})
     long = sorted({line.task for line in marked if line.kind not in SHORT_KINDS})
     judgements = [line for line in marked if line.kind == "judgement"]
     figures: dict[str, Figure] = {}
     if short:
-        figures["macro"] = mean_over_groups(scores, tasks, short)
+        figures["macro"] = _over_tasks(marked, SHORT_KINDS, short)
         for kind in SHORT_KINDS:
-            if chosen := [task for task in short if by_kind[task] == kind]:
-                figures[kind] = mean_over_groups(scores, tasks, chosen)
+            if chosen := sorted({line.task for line in marked if line.kind == kind}):
+                figures[kind] = _over_tasks(marked, (kind,), chosen)
     if long:
-        figures["long_f1"] = mean_over_groups(scores, tasks, long)
+        figures["long_f1"] = _over_tasks(marked, LONG_KINDS, long)
     if judgements:
         figures["yes_ratio"] = _share([first_word(line.answer) == "yes" for line in marked], marked)
     overlaps = [overlap(line.truth, line.answer) if line.kind == "referring" else None for line in marked]
     if any(value is not None for value in overlaps):
         figures["referring_iou"] = mean_of(overlaps)
-    figures |= {f"tasks.{task}": mean_over_groups(scores, tasks, [task]) for task in [*short, *long]}
+    figures |= {f"tasks.{task}": _over_tasks(marked, SHORT_KINDS, [task]) for task in short}
+    figures |= {f"tasks.{task}{LONG * (task in short)}": _over_tasks(marked, LONG_KINDS, [task]) for task in long}
     official: dict[str, Any] = {name: figure.value() for name, figure in figures.items() if "." not in name}
     if judgements:
         official["truth_yes_ratio"] = sum(first_word(line.truth) == "yes" for line in judgements) / len(judgements)
@@ -200,6 +203,12 @@ def _iou(one: Box, other: Box) -> float:
         return 0.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return width * height / (sum(areas) - width * height)
+
+
+def _over_tasks(marked: Sequence[Marked], kinds: Sequence[str], tasks: Sequence[str]) -> Figure:
+    """The mean over `tasks` of each one's mean mark, answers of other kinds left out."""
+    groups = [(line.task, line.kind in kinds) for line in marked]
+    return mean_over_groups([line.score or 0.0 for line in marked], groups, [(task, True) for task in tasks])
 
 
 def _share(holds: Sequence[bool], marked: Sequence[Marked]) -> Figure:

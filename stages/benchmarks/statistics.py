@@ -4,7 +4,7 @@ Questions about one picture rise and fall together, so whole pictures are drawn,
 by the sums it is made of, so one draw is one small matrix product however many questions there are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ def mean_of(scores: Sequence[float | None]) -> Figure:
     return Figure(parts, lambda sums: ratio(sums[..., 0], sums[..., 1]))
 
 
-def mean_over_groups(scores: Sequence[float], groups: Sequence[str], chosen: Sequence[str]) -> Figure:
+def mean_over_groups(scores: Sequence[float], groups: Sequence[Hashable], chosen: Sequence[Hashable]) -> Figure:
     """The mean over the `chosen` groups of each group's mean score; a group absent from a draw is left out of it."""
     place = {group: index for index, group in enumerate(chosen)}
     parts = np.zeros((len(scores), 2 * len(chosen)))

@@ -131,6 +131,29 @@ def test_the_macro_average_counts_every_short_task_alike_and_no_long_one(tmp_pat
     assert official["referring_iou"] == 0.5
 
 
+def test_each_figure_takes_its_own_rows_of_a_task_that_mixes_kinds(tmp_path):
+    rows = [
+        answered("short", "mixed", "red", "red", number=0),
+        answered("judgement", "mixed", "Yes", "No", number=1),
+        answered("judgement", "mixed", "No", "No", number=2),
+        answered("short", "mixed", "blue", "blue", number=3),
+        answered("long", "mixed", "a red dot", "a blue dot", number=4),
+        answered("short", "plain", "red", "blue", number=5),
+        answered("long", "talk", "a red dot", "", number=6),
+    ]
+
+    for folder, lines in ((tmp_path / "forth", rows), (tmp_path / "back", rows[::-1])):
+        write_jsonl(folder / "answers.jsonl", lines)
+        official = held_out.score(folder, folder, RulesJudge()).official
+
+        assert official["macro"] == pytest.approx((0.75 + 0) / 2), "the long row is no part of what the gate reads"
+        assert official["long_f1"] == pytest.approx((2 / 3 + 0) / 2), "rows that are right are not alike by words too"
+        assert official["short"] == pytest.approx((1 + 0) / 2)
+        assert official["judgement"] == 0.5
+        assert official["tasks"] == {"mixed": 0.75, "plain": 0.0, "mixed (long)": pytest.approx(2 / 3), "talk": 0.0}
+        assert official["yes_ratios"] == {"mixed": 0.0}
+
+
 def test_rows_without_a_picture_are_clusters_of_their_own(tmp_path):
     rows = [answered("short", "sum", "2", "2", image="", number=number) for number in range(2)]
     write_jsonl(tmp_path / "answers.jsonl", rows)
