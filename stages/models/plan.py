@@ -36,17 +36,18 @@ def apply_plan(model: PreTrainedModel, parts: Parts, lora: Lora) -> nn.Module:
     if set(plan.values()) == {"frozen"}:
         raise ValueError("every part is frozen: nothing would be tuned; set one of parts.* to full or lora in params.yaml")
     tuned: nn.Module = model
+    unread = unread_parameters(model)
     if "lora" in plan.values():
         targets = [
             name
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear)
+            and f"{name}.weight" not in unread  # an adapter there would be waited for as well
             and plan[part_of(name + ".")] == "lora"
             and (name.rsplit(".", 1)[-1] in LORA_TARGETS or part_of(name + ".") == "connector")
         ]
         config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
         tuned = peft.get_peft_model(model, config)
-    unread = unread_parameters(model)
     for name, parameter in tuned.named_parameters():
         bare = name.removeprefix("base_model.model.").replace(".base_layer", "")
         how = plan[part_of(bare)]
@@ -57,14 +58,14 @@ def apply_plan(model: PreTrainedModel, parts: Parts, lora: Lora) -> nn.Module:
 
 
 def unread_parameters(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters whose output the model throws away: of a LLaVA's tower, what lies above the layer it reads."""
+    """Names of the parameters whose output the model throws away: of a LLaVA's tower, what lies above the layers it reads."""
     config = model.config
-    layer = getattr(config, "vision_feature_layer", None)
+    wanted = getattr(config, "vision_feature_layer", None)
     vision = getattr(config, "vision_config", None)
-    if not isinstance(layer, int) or vision is None:
+    if wanted is None or vision is None:
         return set()
     layers = vision.num_hidden_layers
-    read = layers + 1 + layer if layer < 0 else layer
+    read = max(layers + 1 + layer if layer < 0 else layer for layer in ([wanted] if isinstance(wanted, int) else wanted))
     unread = set()
     for name, _ in model.named_parameters():
         if part_of(name) != "vision_tower":

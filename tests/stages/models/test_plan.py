@@ -1,6 +1,9 @@
 import itertools
+import re
 
 import pytest
+import torch
+from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from stages.models.loading import load_model
 from stages.models.plan import apply_plan, part_of, trainable, unread_parameters
@@ -45,6 +48,26 @@ def test_layers_above_the_one_the_connector_reads_are_not_waited_for(tiny_model)
     model.config.vision_feature_layer = -2
     assert any(".layers.1." in name for name in unread_parameters(model))
     assert not any(".layers.0." in name for name in unread_parameters(model))
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+@pytest.mark.parametrize(("layer", "below"), [(-1, 3), (-2, 2), ([-2, -3], 2)], ids=str)
+def test_every_layer_the_connector_reads_is_tuned_and_gets_a_gradient_and_none_above_is_waited_for(
+    tiny_model, layer, below, how
+):
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.vision_config.num_hidden_layers, config.vision_feature_layer = 3, layer
+    tuned = apply_plan(
+        LlavaForConditionalGeneration(config), Parts(vision_tower=how, connector="full", language_model="full"), LORA
+    )
+    ids = torch.tensor([[3, *[config.image_token_id] * 4, 10, 11]])
+
+    tuned(input_ids=ids, pixel_values=torch.rand(1, 3, 16, 16), labels=ids).loss.backward()
+
+    waited_for = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad and parameter.grad is None}
+    assert not waited_for, "processes that share a step would fail on the second one"
+    tower = [name for name in trainable(tuned) if "vision_tower" in name]
+    assert {int(found[1]) for name in tower if (found := re.search(r"layers\.(\d)", name))} == set(range(below))
 
 
 @pytest.mark.parametrize(
