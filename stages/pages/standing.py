@@ -202,17 +202,18 @@ def yes_ratios(scores: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -
 
 def task_tables(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskTable]:
     """The held-out tasks, those that are right or wrong apart from those that are only more or less alike."""
-    rows = task_rows(items, models)
+    right_or_wrong = [item for item in items if item["kind"] in RIGHT_OR_WRONG]
+    alike = [item for item in items if item["kind"] not in RIGHT_OR_WRONG]
     tables = [
         TaskTable(
             "Right or wrong",
             "Short, choice and judgement answers: how many are right, in percent.",
-            tuple(row for row in rows if row.kind in RIGHT_OR_WRONG),
+            task_rows(right_or_wrong, models),
         ),
         TaskTable(
             "More or less alike",
             "Longer answers have no one right form: how far their words are those of the truth (F1), in percent.",
-            tuple(row for row in rows if row.kind not in RIGHT_OR_WRONG),
+            task_rows(alike, models),
         ),
     ]
     return [table for table in tables if table.rows]
@@ -229,21 +230,23 @@ def in_order(benchmarks: Iterable[str]) -> list[str]:
     return sorted(benchmarks, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> list[TaskRow]:
-    """Each held-out task's accuracy per model, from the single answers."""
-    scored: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> tuple[TaskRow, ...]:
+    """Each held-out task's accuracy per model, from the single answers; a task of several kinds is one task, as in the macro."""
+    scored: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    kinds: dict[str, set[str]] = defaultdict(set)
     for item in items:
         if item["benchmark"] == HELD_OUT and item["score"] is not None:
-            scored[item["task"], item["kind"] or ""][item["model"]].append(float(item["score"]))
-    return [
+            scored[item["task"]][item["model"]].append(float(item["score"]))
+            kinds[item["task"]].add(item["kind"] or "")
+    return tuple(
         TaskRow(
             task,
-            kind,
+            ", ".join(sorted(kinds[task])),
             max(len(found) for found in of_model.values()),
             tuple(sum(of_model[model]) / len(of_model[model]) if of_model.get(model) else None for model in models),
         )
-        for (task, kind), of_model in sorted(scored.items())
-    ]
+        for task, of_model in sorted(scored.items())
+    )
 
 
 def _is_number(value: object) -> TypeGuard[float]:

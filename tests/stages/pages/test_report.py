@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from stages.corpus import ledger
+from stages.pages.standing import TaskRow, task_tables
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,19 @@ def test_a_task_is_told_by_the_mean_of_its_answers(run, page):
     row = first(r'<tr><th scope="row">Digit name</th>.*?</tr>', page)
     told = re.findall(r'data-value="([\d.]+)"', row)
     assert float(told[run.models.index("train")]) == pytest.approx(sum(of_task) / len(of_task), abs=1e-6)
+
+
+def test_a_task_of_several_kinds_stands_once_in_each_table_so_that_the_mean_is_the_macro():
+    marks = [("mixed", "short", 1.0), ("mixed", "judgement", 0.0), ("mixed", "long", 0.5), ("plain", "short", 1.0)]
+    items = [
+        {"benchmark": "held_out", "model": "train", "task": task, "kind": kind, "score": score} for task, kind, score in marks
+    ]
+
+    right_or_wrong, alike = task_tables(items, ["train"])
+
+    assert right_or_wrong.rows == (TaskRow("mixed", "judgement, short", 2, (0.5,)), TaskRow("plain", "short", 1, (1.0,)))
+    assert right_or_wrong.means == [0.75]
+    assert alike.rows == (TaskRow("mixed", "long", 1, (0.5,)),)
 
 
 def test_the_gallery_shows_each_models_answer_beside_the_truth(run, page):
