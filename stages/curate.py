@@ -168,15 +168,18 @@ def unbalanced(rows: Sequence[Example], seed: int) -> Dropped:
 
 
 def over_cap(rows: Sequence[Example], params: Params) -> Dropped:
-    """Of each task, the rows above the cap; a balanced task stays balanced."""
+    """Of each task, the rows above the cap, of all its kinds alike; balanced judgements stay balanced."""
     cap = params.train.rows_per_task
     dropped: Dropped = {}
     for task in _by_task(rows).values():
-        if params.balance and task[0].kind == "judgement":
-            surplus = [row for side in _sides(task).values() for row in drawn(side, params.seed)[cap // 2 :]]
-            surplus = surplus if len(task) > cap else []
-        else:
-            surplus = drawn(task, params.seed)[cap:]
+        order = drawn(task, params.seed)
+        surplus = order[cap:]
+        if params.balance and surplus:
+            # The draw says how many judgements the cap has room for, and each side gets half of that.
+            room = sum(row.kind == "judgement" for row in order[:cap])
+            sides = _sides(row for row in task if row.kind == "judgement").values()
+            surplus = [row for row in surplus if row.kind != "judgement"]
+            surplus += [row for side in sides for row in drawn(side, params.seed)[room // 2 :]]
         dropped |= {key(row): ("over_cap", "rows_per_task") for row in surplus}
     return dropped
 

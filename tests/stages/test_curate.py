@@ -123,6 +123,36 @@ def test_the_cap_holds_per_task_and_keeps_the_balance():
     assert set(dropped.values()) == {("over_cap", "rows_per_task")}
 
 
+def mixed(yes, no, short):
+    """Rows of one task; the first is a judgement."""
+    answers = ["Yes"] * yes + ["No"] * no
+    judged = [row(number, kind="judgement", answer=answer) for number, answer in enumerate(answers)]
+    return [*judged, *(row(1000 + number) for number in range(short))]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_task_that_mixes_kinds_fills_its_cap_with_each_kind_in_its_proportion(turned):
+    rows = mixed(yes=10, no=10, short=180)[:: -1 if turned else 1]
+    left = {}
+    for cap in (19, 40, 41, 80, 120, 199):
+        dropped = over_cap(rows, params(rows_per_task=cap))
+        kept = [one for one in rows if (one.source, one.row) not in dropped]
+        judged = [one.turns[1].text for one in kept if one.kind == "judgement"]
+        assert judged.count("Yes") == judged.count("No"), "short rows are of no side"
+        assert cap - 1 <= len(kept) <= cap
+        assert abs(len(judged) - cap / 10) <= 2
+        left[cap] = {one.row for one in kept}
+    assert left[19] < left[40] <= left[41] < left[80] < left[120] < left[199]
+    assert over_cap(rows, params(rows_per_task=200)) == {}
+
+
+def test_judgements_do_not_drive_the_other_rows_of_their_task_out():
+    rows = mixed(yes=50, no=50, short=100)
+    dropped = over_cap(rows, params(rows_per_task=20))
+    kinds = [one.kind for one in rows if (one.source, one.row) not in dropped]
+    assert (kinds.count("judgement"), kinds.count("short")) == (10, 10)
+
+
 def test_the_stage_itself_applies_balance_and_cap(tmp_path):
     answers = ["Yes"] * 9 + ["No"] * 5
     judged = [
