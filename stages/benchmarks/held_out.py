@@ -33,8 +33,9 @@ Box = tuple[float, float, float, float]
 
 
 def questions(held_out: Path, ingested: Path) -> list[Item]:
-    """The first question of each row of `held_out`, pictures from the stores below `ingested`.
+    """The first question of each row of `held_out`, which `render` wrote, pictures from the stores below `ingested`.
 
+    It is asked to the letter, white space too, as the rows of tuning were taught: of what `render` wrote only the mark goes.
     Rows behind several pictures are left out: a question here has one picture at most.
     """
     rows = [row for row in example.read(held_out) if len(row.images) <= 1]
@@ -49,7 +50,7 @@ def questions(held_out: Path, ingested: Path) -> list[Item]:
                 task=row.task,
                 kind=row.kind,
                 image=row.images[0] if row.images else "",
-                text=row.turns[0].text.replace(IMAGE, "").strip(),
+                text=row.turns[0].text.removeprefix(IMAGE),
                 truth=row.turns[1].text,
                 picture=partial(pictures.__getitem__, row.images[0]) if row.images else None,
                 row={"source": row.source, "row": row.row},

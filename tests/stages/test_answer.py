@@ -8,9 +8,14 @@ import pytest
 from stages import answer as stage
 from stages.answer import Params, answer
 from stages.benchmarks.benchmark import read_jsonl, write_jsonl
+from stages.benchmarks.held_out import questions
 from stages.corpus import example
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.models.answering import Answerer
+from stages.models.loading import load_processor
+from stages.render import conversation
+from stages.trees.chat import Chat
 
 PARAMS = Params(models=["base", "align"], device="cpu", threads=1, precision="fp32", batch=8, short_tokens=4, long_tokens=32)
 
@@ -71,7 +76,7 @@ def benchmarks(tmp_path):
 def held_out(tmp_path):
     with ImageWriter(tmp_path / "ingest" / "tasks", 1) as store:
         digest = store.add(b"held out")
-    turns = (Turn("user", "<image>\nCount."), Turn("assistant", "3"))
+    turns = (Turn("user", "<image>Count."), Turn("assistant", "3"))
     rows = [
         Example("tasks", 0, "0", "count", "test", "short", "human", (digest,), turns, False),
         Example("tasks", 1, "1", "tell", "test", "description", "human", (digest,), turns, False),
@@ -106,6 +111,34 @@ def test_every_benchmark_and_the_held_out_rows_are_asked_in_one_go(tmp_path, mod
         "pope/answers_popular.jsonl",
         "pope/answers_random.jsonl",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "pictures"),
+    [
+        ("<image>\nWhat is it? ", 1),
+        ("What is it?\n<image>\n", 1),
+        ("Look: <image>\nWhat is it?\n", 1),
+        (" What is it?\n\n", 0),
+    ],
+)
+@pytest.mark.parametrize("templated", [False, True])
+def test_a_held_out_question_is_sent_as_it_would_have_been_taught(tmp_path, tiny_model, png, asked, pictures, templated):
+    with ImageWriter(tmp_path / "ingest" / "tasks", 1) as store:
+        images = (store.add(png("red")),) * pictures
+    taken = Example(
+        "tasks", 0, "0", "tell", "test", "short", "human", images, (Turn("user", asked), Turn("assistant", "red")), templated
+    )
+    row = conversation(taken, {("tasks", "tell"): [" Say it. "]}, 17)
+    example.write(tmp_path / "held_out.parquet", [row])
+    taught = Chat(load_processor(tiny_model)).tokens(row.turns, [(24, 24)] * pictures).prompts[0]
+
+    answerer, sent = Answerer(tiny_model, "cpu", 1, "fp32", batch=1), []
+    generate = answerer.model.generate
+    answerer.model.generate = lambda **inputs: sent.extend(inputs["input_ids"].tolist()) or generate(**inputs)
+    answerer.answer([stage._question(item, PARAMS) for item in questions(tmp_path / "held_out.parquet", tmp_path / "ingest")])
+
+    assert [tuple(ids) for ids in sent] == [taught]
 
 
 def test_each_answer_lands_beside_its_question(tmp_path, model, benchmarks, held_out):

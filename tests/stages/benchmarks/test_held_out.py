@@ -62,13 +62,13 @@ def store(tmp_path):
     return tmp_path / "ingest", digest
 
 
-def test_the_first_question_is_asked_without_the_image_mark(tmp_path, store):
+def test_the_first_question_is_asked_to_the_letter_without_the_image_mark(tmp_path, store):
     ingested, digest = store
     rows = [
-        row(0, "colour", "short", ["<image>\nWhat colour?", "red"], [digest]),
-        row(1, "talk", "conversation", ["Hello <image>", "Hi.", "And?", "Well."], [digest]),
+        row(0, "colour", "short", ["<image>What colour?", "red"], [digest]),
+        row(1, "talk", "conversation", ["<image> Hello\n", "Hi.", "And?", "Well."], [digest]),
         row(2, "plain", "short", ["What is 1 + 1?", "2"]),
-        row(3, "pair", "short", ["<image><image>\nThe same?", "no"], [digest, digest]),
+        row(3, "pair", "short", ["<image><image>The same?", "no"], [digest, digest]),
     ]
     example.write(tmp_path / "held_out.parquet", rows)
 
@@ -76,7 +76,7 @@ def test_the_first_question_is_asked_without_the_image_mark(tmp_path, store):
 
     assert [(item.text, item.truth) for item in items] == [
         ("What colour?", "red"),
-        ("Hello", "Hi."),
+        (" Hello\n", "Hi."),
         ("What is 1 + 1?", "2"),
     ]
     assert [item.picture and item.picture() for item in items] == [b"a picture", b"a picture", None]
