@@ -45,12 +45,16 @@ def differences(name: str, before: Any, now: Any) -> list[str]:
 
 
 def last_params(root: Path, stage: str) -> dict[str, Any]:
-    """The params of a stage's last run, as dvc.lock keeps them; empty if it never ran."""
-    lock = root / "dvc.lock"
-    if not lock.is_file():
+    """The params of a stage's last run, as dvc.lock keeps them; empty if it never ran, or if that cannot be read now."""
+    try:
+        found = yaml.load((root / "dvc.lock").read_text(encoding="utf-8"), Yaml)
+    # DVC writes the file in place, and a stage beside this one may be at it. Waiting for DVC's lock is not worth it: what is
+    # read here only words a sentence, and what must run is for DVC to say.
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-    entry = yaml.load(lock.read_text(encoding="utf-8"), Yaml)["stages"].get(stage, {})
-    return entry.get("params", {}).get("params.yaml", {})
+    for part in ("stages", stage, "params", "params.yaml"):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def params(root: Path) -> dict[str, Any]:

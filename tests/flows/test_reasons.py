@@ -39,3 +39,17 @@ def test_the_params_of_the_last_run_come_from_the_lock(tmp_path):
     (tmp_path / "dvc.lock").write_text("stages: {a: {params: {params.yaml: {a.rate: 3}}}, b: {cmd: x}}")
     assert last_params(tmp_path, "a") == {"a.rate": 3}
     assert last_params(tmp_path, "b") == {}
+
+
+def test_a_lock_that_another_stage_is_writing_leaves_only_the_words_without_values(tmp_path):
+    whole = "schema: '2.0'\nstages:\n  größe:\n    cmd: x\n    params:\n      params.yaml:\n        a.rate: [3, 'é']\n".encode()
+    for end in range(len(whole)):
+        (tmp_path / "dvc.lock").write_bytes(whole[:end])
+        assert last_params(tmp_path, "größe").keys() <= {"a.rate"}, whole[:end]
+    (tmp_path / "dvc.lock").write_bytes(whole)
+    assert last_params(tmp_path, "größe") == {"a.rate": [3, "é"]}
+
+
+def test_a_lock_that_is_gone_or_no_file_is_read_as_none(tmp_path):
+    (tmp_path / "dvc.lock").mkdir()
+    assert last_params(tmp_path, "a") == {}
