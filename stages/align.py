@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import NonNegativeInt
+from pydantic import PositiveInt
 
 from stages.running import command
 from stages.running.command import Out
@@ -13,8 +13,8 @@ from stages.tuning.params import Tuning
 class Params(Tuning):
     """How `align` tunes, and on how much."""
 
-    dose: NonNegativeInt
-    """How many examples, kinds in the proportions their sources have them. `curate` draws them."""
+    dose: PositiveInt
+    """How many examples, at least one, kinds in the proportions their sources have them. `curate` draws them."""
 
 
 def align(

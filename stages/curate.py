@@ -78,8 +78,8 @@ def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
     `dose`, how many stage-2 rows, is a value of `align`'s section and comes as a word of the command: whoever asks what the
     dose does (`dvc exp run -S align.dose=300`) asks it of align, and not of the stage that happens to count the rows.
     """
-    if not dose.isdecimal():
-        raise ValueError(f"align.dose must be a whole number of rows, got {dose!r}; change it in params.yaml")
+    if not dose.isdecimal() or int(dose) == 0:
+        raise ValueError(f"align.dose must be a whole number of rows, at least 1, got {dose!r}; change it in params.yaml")
     rows = example.read(validated / "examples.parquet")
     stage_of = _stage_of(params, {line.source for line in ledger.read(validated / "ledger.parquet")})
     dropped: Dropped = {key(row): ("unused", "in_no_stage") for row in rows if row.source not in stage_of}

@@ -221,6 +221,7 @@ def test_a_number_that_makes_no_sense_is_refused(section, value):
         Params.model_validate({**params().model_dump(), section: value})
 
 
-def test_a_dose_that_is_no_number_of_rows_is_refused_with_its_key(tmp_path):
-    with pytest.raises(ValueError, match=r"align\.dose must be a whole number of rows, got '-3'"):
-        curated(tmp_path, [row(0), *FILLERS], params(), dose=-3)
+@pytest.mark.parametrize("dose", [-3, 0, 1.5])
+def test_a_dose_that_align_cannot_learn_from_is_refused_with_its_key(tmp_path, dose):
+    with pytest.raises(ValueError, match=rf"align\.dose must be a whole number of rows, at least 1, got '{dose}'"):
+        curated(tmp_path, [row(0), *FILLERS], params(), dose=dose)

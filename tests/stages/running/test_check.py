@@ -1,8 +1,13 @@
 """Faults of params.yaml are found before anything runs, all of them, in words."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from stages.running.check import faults
+
+ROOT = Path(__file__).parents[3]
 
 STAGE = """
 from pathlib import Path
@@ -73,6 +78,24 @@ def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     missing = [fault for fault in found if "there is no folder" in fault]
     assert len(missing) == 1
     assert "ingest.sources.b.folder: there is no folder /nowhere/at all" in missing[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "words"),
+    [
+        ("align", "dose", 0, "align.dose: Input should be greater than 0, got 0"),
+    ],
+)
+def test_a_number_that_would_stop_a_late_stage_is_a_fault_before_the_first(tmp_path, monkeypatch, stage, key, value, words):
+    monkeypatch.chdir(ROOT)
+    sections = yaml.safe_load((ROOT / "profiles" / "embedded.yaml").read_text(encoding="utf-8"))
+    found = {}
+    for given in (value, sections[stage][key]):
+        sections[stage][key] = given
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+        found[given] = [fault for fault in faults(tmp_path / "params.yaml", ROOT / "dvc.yaml") if f"{stage}.{key}" in fault]
+    assert [words in fault for fault in found[value]] == [True]
+    assert found[sections[stage][key]] == []
 
 
 def test_outside_a_project_it_says_where_to_run(tmp_path):
