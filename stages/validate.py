@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from stages.corpus import example, ledger
-from stages.corpus.decoding import Look, look
+from stages.corpus.decoding import MAX_SIDE, Look, look
 from stages.corpus.example import IMAGE, KINDS, ORIGINS
 from stages.corpus.facts import facts
 from stages.corpus.images import read_images, stores
@@ -33,13 +33,22 @@ from stages.running.progress import progress
 from stages.running.section import Section
 
 
+def _that_can_be_served(side: int) -> int:
+    if side > MAX_SIDE:
+        raise ValueError(
+            f"must be at most {MAX_SIDE}: a registered model refuses larger pictures (MAX_SIDE in stages/models/served.py), "
+            "and register's proof, which asks it about held-out ones, would fail"
+        )
+    return side
+
+
 class Params(Section):
     """The numbers in the contract."""
 
     min_side: NonNegativeInt
     """Shortest side a picture may have, in pixels."""
-    max_side: PositiveInt
-    """Longest side a picture may have, in pixels; a larger one is not even decoded."""
+    max_side: Annotated[PositiveInt, AfterValidator(_that_can_be_served)]
+    """Longest side a picture may have, in pixels, at most that of a served picture; a larger one is not even decoded."""
     max_answer_words: PositiveInt
     """Longest answer, in whitespace-separated words."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)]

@@ -10,6 +10,8 @@ from PIL import Image, ImageFile
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats a picture may have. Pillow knows more, and some of those start other programs to draw them."""
+MAX_SIDE = 8192
+"""Pixels a side of a picture may have where the model is served; so the contract may allow no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ def test_the_formats_are_those_of_the_corpus():
     assert served.FORMATS == decoding.FORMATS
 
 
+def test_the_longest_side_is_the_longest_that_the_contract_may_allow():
+    assert served.MAX_SIDE == decoding.MAX_SIDE
+
+
 @pytest.mark.parametrize("format", served.FORMATS)
 def test_a_picture_of_each_format_is_shown(format):
     found = picture_of(base64.b64encode(drawn(format)).decode())

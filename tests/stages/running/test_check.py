@@ -84,6 +84,7 @@ def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     ("stage", "key", "value", "words"),
     [
         ("align", "dose", 0, "align.dose: Input should be greater than 0, got 0"),
+        ("validate", "max_side", 8193, "validate.max_side: Value error, must be at most 8192: a registered model refuses"),
     ],
 )
 def test_a_number_that_would_stop_a_late_stage_is_a_fault_before_the_first(tmp_path, monkeypatch, stage, key, value, words):
