@@ -231,7 +231,7 @@ def in_order(benchmarks: Iterable[str]) -> list[str]:
 
 
 def task_rows(items: Sequence[Mapping[str, Any]], models: Sequence[str]) -> tuple[TaskRow, ...]:
-    """Each held-out task's accuracy per model, from the single answers; a task of several kinds is one task, as in the macro."""
+    """Each held-out task's accuracy per model, from the single answers; one of several kinds is one task, as in the macro."""
     scored: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     kinds: dict[str, set[str]] = defaultdict(set)
     for item in items:
