@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from stages.corpus import example, ledger
+from stages.corpus.decoding import FORMATS
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import read_images, stores
 from stages.models.loading import load_processor
@@ -102,7 +103,7 @@ def grow(
     trees: list[Tree] = []
     lines: list[ledger.Line] = []
     for _, group in progress(sorted(behind.items()), f"render {stage}", "tree"):
-        shown = [Image.open(io.BytesIO(content[digest])).convert("RGB") for digest in group[0].images]
+        shown = [Image.open(io.BytesIO(content[digest]), formats=FORMATS).convert("RGB") for digest in group[0].images]
         proved = []
         for row, tokens in zip(group, prove_all(chat, [row.turns for row in group], shown), strict=True):
             state, reason = "ready", stage

@@ -1,8 +1,10 @@
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image, UnidentifiedImageError
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example, Turn
@@ -24,6 +26,9 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
     """A function that renders rows as `train`'s selection, and gives the folder it wrote."""
     with ImageWriter(tmp_path / "ingest" / "s", 1) as writer:
         digests = [writer.add(png(colour)) for colour in ("red", "blue")]
+        strange = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(strange, "PCX")
+        digests.append(writer.add(strange.getvalue()))
     (tmp_path / "ingest" / "s" / "instructions.json").write_text(
         json.dumps({"colour": {"domain": "d", "kind": "short", "instructions": INSTRUCTIONS["s", "colour"]}})
     )
@@ -48,7 +53,7 @@ def states(folder: Path) -> dict[int, tuple[str, str]]:
 
 
 def test_examples_behind_one_picture_become_one_tree(rendered):
-    red, blue = rendered.digests
+    red, blue, _ = rendered.digests
     out = rendered(
         row(0, "<image>\nWhat colour is it?", "red", images=(red,)),
         row(1, "Is it round?\n<image>", "No", images=(red,)),
@@ -81,6 +86,11 @@ def test_a_row_that_cannot_be_proved_is_in_the_ledger_with_the_check_it_failed(r
     assert certificate["rows"] == {"ready": 1, "too_long": 1, "uncertified": 1}
     assert certificate["failed_checks"] == {"answer": 1}
     assert [branch.row for one in tree.read(out / "train" / "trees.parquet") for branch in one.branches] == [0]
+
+
+def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened(rendered):
+    with pytest.raises(UnidentifiedImageError):
+        rendered(row(0, "<image>\nWhat colour is it?", "red", images=(rendered.digests[2],)))
 
 
 def test_a_tree_that_would_grow_too_large_is_followed_by_another_of_the_same_picture(rendered):
