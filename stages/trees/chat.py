@@ -47,12 +47,12 @@ class Chat:
     def __init__(self, processor: ProcessorMixin) -> None:
         self.processor: Any = processor
         self.tokenizer = processor.tokenizer
-        self.image_token: str = getattr(processor, "image_token", IMAGE)
+        self.image_token = image_token(processor)
         self.image_id: int = getattr(processor, "image_token_id", None) or self.tokenizer.convert_tokens_to_ids(
             self.image_token
         )
         self.special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self.expansions: dict[Size, list[int]] = {}
+        self.expansions: dict[tuple[Size, int], list[int]] = {}
         self.official: dict[tuple[tuple[Turn, ...], tuple[Size, ...]], list[int]] = {}
 
     def tokens(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
@@ -106,6 +106,7 @@ class Chat:
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
+                return_tensors=None,
                 processor_kwargs={"padding": False},
             )
             self.official |= {key: list(ids) for key, ids in zip(new, out["input_ids"], strict=True)}
@@ -124,18 +125,25 @@ class Chat:
             if id != self.image_id:
                 expanded.append(id)
             elif (size := next(waiting, None)) is not None:
-                expanded.extend(self._expansion(size))
+                expanded.extend(self._expansion(size, len(sizes)))
             else:
                 raise Unproved("image", f"the conversation has more image tokens than pictures ({len(sizes)})")
         return expanded
 
-    def _expansion(self, size: Size) -> list[int]:
-        if size not in self.expansions:
+    def _expansion(self, size: Size, among: int) -> list[int]:
+        """The ids that stand for one picture of `size` in a conversation of `among`; some families give each fewer then."""
+        if (size, among) not in self.expansions:
             out = self.processor(
-                text=[self.image_token], images=[Image.new("RGB", size)], add_special_tokens=False, return_tensors=None
+                text=[self.image_token * among],
+                images=[[Image.new("RGB", size)] * among],
+                add_special_tokens=False,
+                return_tensors=None,
             )
-            self.expansions[size] = [int(id) for id in out["input_ids"][0]]
-        return self.expansions[size]
+            ids = [int(id) for id in out["input_ids"][0]]
+            if len(ids) % among:
+                raise Unproved("image", f"the processor gives {len(ids)} ids for {among} pictures of one size")
+            self.expansions[size, among] = ids[: len(ids) // among]
+        return self.expansions[size, among]
 
     def _answer(self, tail: list[int]) -> list[int]:
         """The answer's tokens and the special token that ends its turn, without what the template writes after that."""
@@ -143,6 +151,11 @@ class Chat:
             if id in self.special:
                 return tail[: position + 1]
         return tail
+
+
+def image_token(processor: ProcessorMixin) -> str:
+    """What stands for a picture in the words that `processor` is given."""
+    return getattr(processor, "image_token", IMAGE)
 
 
 def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:

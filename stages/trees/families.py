@@ -1,7 +1,8 @@
 """Which models can share a prefix exactly, and what stock transformers needs for it.
 
-Tried on tiny random models of each family: the gradient of a tree against that of separate rows. Families that are not
-listed are tuned on separate rows, or refused where the loop cannot give them what they need.
+Held by a test on tiny random models of each family: a batch of trees about pictures of several shapes has the loss and the
+gradient of each conversation alone. Families that are not listed are tuned on separate rows, or refused where the loop cannot
+give them what they need.
 """
 
 import inspect
@@ -10,18 +11,26 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 SHARING = {"llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
 """Model types whose image tokens are plain causal tokens, and that pass a 4-D mask and positions through untouched."""
+UNSENT = {
+    "token_type_ids": "mark its image tokens",
+    "image_embeds_position_mask": "mark its image tokens",
+    "cross_attention_mask": "say which words see which picture",
+    "image_attention_mask": "say which words see which picture",
+    "qformer_input_ids": "show the question to its connector",
+}
+"""What models take beside words and pictures and the loop does not send, and what for."""
 CAUSAL_TEXT = {"llama", "mistral", "qwen2", "qwen3", "phi3"}
 """Language models with one causal mask, if no layer slides a window."""
 
 
 def unfed(model: PreTrainedModel) -> str | None:
-    """None if the loop gives `model` all that it tells apart tokens by, else what is missing, for people to read.
+    """None if the loop gives `model` all that ties its words to its pictures, else what is missing, for people to read.
 
-    A model that is not told which tokens are pictures may see them causally in training and both ways in inference.
+    Such a model would not fail: left without, it sees in training what it does not see in inference, or the other way round.
     """
-    if "token_type_ids" in inspect.signature(model.forward).parameters:
-        return "it wants token_type_ids, which mark its image tokens, and the loop sends none"
-    return None
+    wanted = inspect.signature(model.forward).parameters
+    name = next((name for name in UNSENT if name in wanted), None)
+    return None if name is None else f"it wants {name}, which {UNSENT[name]}, and the loop sends none"
 
 
 def why_not_shared(config: PretrainedConfig) -> str | None:

@@ -76,9 +76,18 @@ def test_an_end_token_inside_an_answer_is_refused(chat):
 
 def test_a_processor_that_emits_another_number_of_image_tokens_is_refused(chat, tiny_model):
     other = Chat(load_processor(tiny_model))
-    other.expansions[PICTURE.size] = [other.image_id] * 3
+    other.expansions[PICTURE.size, 1] = [other.image_id] * 3
     with pytest.raises(Unproved, match="image: 3 image tokens, the processor emits 4"):
         prove(other, SINGLE, [PICTURE])
+
+
+def test_a_processor_that_numbers_its_pictures_is_refused_where_they_are_several(tiny_model):
+    other = Chat(load_processor(tiny_model))
+    other.processor.__class__ = type(
+        "Numbers", (type(other.processor),), {"__call__": lambda *_, **given: {"input_ids": [[other.image_id] * 5]}}
+    )
+    with pytest.raises(Unproved, match="image: the processor gives 5 ids for 2 pictures of one size"):
+        other.tokens((Turn("user", "<image><image>Alike?"), Turn("assistant", "No")), [PICTURE.size] * 2)
 
 
 def test_an_answer_of_several_paragraphs_is_learnt_to_the_letter(chat):
@@ -102,9 +111,9 @@ def test_marks_move_to_the_front_and_take_only_the_white_space_around_them_along
     assert turns == (Turn("user", moved), Turn("assistant", "So."))
 
 
-def test_prompts_of_one_picture_are_proved_alike_whether_alone_or_together_even_if_the_processor_would_pad(tiny_model):
+def test_prompts_of_one_picture_are_proved_alike_alone_and_together_even_if_the_processor_would_make_one_tensor(tiny_model):
     processor = load_processor(tiny_model)
-    processor.__class__ = type("Pads", (type(processor),), {})
+    processor.__class__ = type("Pads", (type(processor),), {"text_kwargs": {"return_tensors": "pt"}})
     original = processor.apply_chat_template
 
     def pads(conversations, **given):

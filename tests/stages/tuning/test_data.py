@@ -1,11 +1,16 @@
+import io
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, UnidentifiedImageError
 
+from stages.corpus.images import ImageWriter
+from stages.models.loading import load_processor
 from stages.trees.tree import Branch, Tree
-from stages.tuning.data import order, weights
+from stages.tuning.data import Pixels, order, weights
 
 
 def sized(tokens: int) -> Tree:
@@ -56,3 +61,47 @@ def test_weighted_by_example_every_answer_counts_one_whatever_its_length():
     short, long = (Tree((), (1,), (Branch("s", 0, "t", "short", (1,) * n, (False,) + (True,) * (n - 1)),)) for n in (3, 9))
     assert weights([short, long], "token").tolist() == [1.0] * 10
     assert weights([short, long], "example").tolist() == pytest.approx([0.5] * 2 + [0.125] * 8)
+
+
+def stored(folder, *pictures: bytes) -> list[Tree]:
+    """One tree for each of the pictures, which lie in a store below the folder."""
+    with ImageWriter(folder / "s", shard_mib=1) as writer:
+        return [Tree((writer.add(content),), (1,), ()) for content in pictures]
+
+
+class Positions:
+    """A processor that says where the columns of a picture lie, which nobody told us how to pad."""
+
+    image_token = "<image>"
+
+    def __call__(self, text, images, return_tensors):
+        ((picture,),) = images
+        return {"input_ids": torch.ones(1, 1), "positions": torch.arange(picture.width)[None]}
+
+
+def test_a_processor_whose_outputs_cannot_lie_side_by_side_is_refused_before_anything_is_learnt(tmp_path, png):
+    trees = stored(tmp_path, *(png("red", (24, side)) for side in (20, 24, 30)), png("red", (60, 24)))
+    assert Pixels(tmp_path, trees[:3], Positions())(trees[0].images).keys() == {"positions"}
+    with pytest.raises(
+        ValueError, match=r"makes positions of shapes \[\(24,\), \(60,\)\] .*another base\.model in params\.yaml"
+    ):
+        Pixels(tmp_path, trees, Positions())
+
+
+def test_a_picture_is_what_the_image_processor_makes_of_it_where_the_processor_tells_it_nothing(tmp_path, png, tiny_model):
+    processor = load_processor(tiny_model)
+    content = png("teal", (40, 23))
+    (tree,) = stored(tmp_path, content)
+
+    made = Pixels(tmp_path, [tree], processor)(tree.images)
+
+    alone = processor.image_processor(images=[Image.open(io.BytesIO(content))], return_tensors="pt")
+    assert made.keys() == {"pixel_values"}
+    assert torch.equal(made["pixel_values"], alone["pixel_values"])
+
+
+def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened(tmp_path, tiny_model):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PCX")
+    with pytest.raises(UnidentifiedImageError):
+        Pixels(tmp_path, stored(tmp_path, buffer.getvalue()), load_processor(tiny_model))
