@@ -1,5 +1,6 @@
 """The certificate: a conversation's tokens are proved, row by row, to be what inference sends and what the answer says."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 
 from PIL import Image
@@ -48,7 +49,7 @@ def _read(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) ->
         return fault
 
 
-def _compared(chat: Chat, tokens: Tokens, official: Iterator[list[int]]) -> Tokens | Unproved:
+def _compared(chat: Chat, tokens: Tokens, official: Iterator[Sequence[int]]) -> Tokens | Unproved:
     """`tokens` if each of its prompts equals the next of `official`; all of its prompts are taken, whatever comes out."""
     pairs = [(prompt, next(official)) for prompt in tokens.prompts]
     for prompt, sent in pairs:
@@ -56,7 +57,7 @@ def _compared(chat: Chat, tokens: Tokens, official: Iterator[list[int]]) -> Toke
             return Unproved(
                 "image", f"{prompt.count(chat.image_id)} image tokens, the processor emits {sent.count(chat.image_id)}"
             )
-        if list(prompt) != sent:
+        if array("i", prompt) != sent:
             first = next((i for i, pair in enumerate(zip(prompt, sent, strict=False)) if pair[0] != pair[1]), "the end")
             return Unproved("prompt", f"differs from what inference sends at token {first}")
     if not any(tokens.supervised):

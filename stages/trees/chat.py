@@ -1,6 +1,7 @@
 """A conversation in the model's own chat template, as tokens, with the mask of what it is to learn."""
 
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,15 @@ from stages.corpus.example import IMAGE, Turn
 
 Size = tuple[int, int]
 """Width and height in pixels."""
+Asked = tuple[tuple[Turn, ...], tuple[Size, ...]]
+"""The words up to where an answer is due, and the sizes of the pictures they are about."""
 
 
 MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
 
 
-REMEMBERED_PROMPTS = 50_000
+REMEMBERED_IDS = 8_000_000
+"""Ids of prompts kept in memory, four bytes each."""
 
 
 class Unproved(ValueError):
@@ -53,7 +57,9 @@ class Chat:
         )
         self.special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.expansions: dict[tuple[Size, int], list[int]] = {}
-        self.official: dict[tuple[tuple[Turn, ...], tuple[Size, ...]], list[int]] = {}
+        self.official: dict[Asked, Sequence[int]] = {}
+        self.remembered = 0
+        """Ids in `official`."""
 
     def tokens(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
         """The conversation with pictures of `sizes`; `<image>` marks stand in the user's turns.
@@ -89,7 +95,7 @@ class Chat:
         image_positions = [position for position, id in enumerate(whole) if id == self.image_id]
         return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
 
-    def official_prompts(self, asked: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[list[int]]:
+    def official_prompts(self, asked: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[Sequence[int]]:
         """What the processor itself sends to the model for each of `asked`, all about these pictures, when an answer is due.
 
         Which ids a processor writes hangs on the words and on the pictures' sizes, not on what they show; so words that
@@ -97,9 +103,8 @@ class Chat:
         """
         sizes = tuple(picture.size for picture in pictures)
         keys = [(tuple(turns), sizes) for turns in asked]
-        if new := list(dict.fromkeys(key for key in keys if key not in self.official)):
-            if len(self.official) > REMEMBERED_PROMPTS:
-                self.official = {key: ids for key, ids in self.official.items() if key in keys}
+        found = {key: self.official[key] for key in keys if key in self.official}
+        if new := list(dict.fromkeys(key for key in keys if key not in found)):
             # One call for all: most of what a call costs is the processor's handling of its own arguments.
             out = self.processor.apply_chat_template(
                 [_shown(turns, pictures) for turns, _ in new],
@@ -109,8 +114,19 @@ class Chat:
                 return_tensors=None,
                 processor_kwargs={"padding": False},
             )
-            self.official |= {key: list(ids) for key, ids in zip(new, out["input_ids"], strict=True)}
-        return [self.official[key] for key in keys]
+            sent: dict[Asked, Sequence[int]] = {key: array("i", ids) for key, ids in zip(new, out["input_ids"], strict=True)}
+            self._remember(sent)
+            found |= sent
+        return [found[key] for key in keys]
+
+    def _remember(self, sent: dict[Asked, Sequence[int]]) -> None:
+        """Keep `sent` for the next pictures, instead of all that was kept before where both are too much."""
+        size = sum(len(ids) for ids in sent.values())
+        if self.remembered + size > REMEMBERED_IDS:
+            self.official, self.remembered = {}, 0
+        if size <= REMEMBERED_IDS:
+            self.official |= sent
+            self.remembered += size
 
     def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
         return self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)

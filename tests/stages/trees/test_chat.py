@@ -7,6 +7,7 @@ from PIL import Image
 
 from stages.corpus.example import Turn
 from stages.models.loading import load_processor
+from stages.trees import chat as chat_module
 from stages.trees.certificate import prove, prove_all
 from stages.trees.chat import Chat, Unproved, image_first
 
@@ -147,6 +148,25 @@ def test_the_processor_is_asked_once_for_the_same_words_and_sizes_and_again_for_
 
     assert other == [one, one]
     assert asked == [1, 1]
+
+
+def test_of_however_many_prompts_no_more_ids_are_remembered_than_there_is_room_for(tiny_model, monkeypatch):
+    chat, roomy = Chat(load_processor(tiny_model)), Chat(load_processor(tiny_model))
+    asked = [(Turn("user", f"<image>What is {number}?"), Turn("assistant", "red")) for number in range(12)]
+    wanted = [prove(roomy, turns, [PICTURE]) for turns in asked]
+    one = roomy.remembered // len(asked)
+    monkeypatch.setattr(chat_module, "REMEMBERED_IDS", 4 * one)
+    kept = []
+
+    for turns, tokens in zip(asked, wanted, strict=True):
+        assert prove(chat, turns, [PICTURE]) == tokens
+        kept.append(sum(len(ids) for ids in chat.official.values()))
+
+    assert max(kept) <= 4 * one
+    assert kept[1] > one, "as long as there is room all are kept"
+    assert chat.remembered == kept[-1] > 0
+    assert prove_all(chat, asked, [PICTURE]) == wanted, "more at once than there is room for"
+    assert chat.remembered == 0
 
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text)
