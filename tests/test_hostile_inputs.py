@@ -47,7 +47,7 @@ def chain(folder, rows, images="images"):
     data = folder / "data"
     ingesting.ingest(ingesting.Params(sources={"wild": source}, shard_mib=1), "wild", folder, data / "ingest" / "wild")
     validating.validate(ALLOWED, data / "ingest", data / "validate")
-    curating.curate(CHOICE, data / "validate", "0", data / "curate")
+    curating.curate(CHOICE, data / "validate", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     learned = [
         ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
