@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from stages.corpus.decoding import FORMATS
-from stages.models.loading import load_model, load_processor, resolve_device
+from stages.models.device import resolve_device
+from stages.models.loading import load_model, load_processor
 from stages.running.progress import progress
 
 

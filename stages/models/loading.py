@@ -3,12 +3,13 @@
 Only safetensors, never a pickle; never code that came with the weights; never a revision that can move.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
@@ -55,6 +56,16 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, attention: str 
     )
 
 
+def load_stops(folder: Path) -> frozenset[int]:
+    """The token ids on which the model in `folder` stops generating; none if its files name none."""
+    if (folder / "generation_config.json").exists():
+        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:  # as `load_model` has it
+        config = GenerationConfig.from_model_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    stops = config.eos_token_id
+    return frozenset([stops] if isinstance(stops, int) else stops or [])
+
+
 def load_processor(folder: Path) -> ProcessorMixin:
     """The processor (tokenizer, image processor, chat template) in `folder`.
 
@@ -65,17 +76,3 @@ def load_processor(folder: Path) -> ProcessorMixin:
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"the processor of the base model has no chat template; put chat_template.jinja into {folder}")
     return processor
-
-
-def resolve_device(device: str) -> str:
-    """`auto` is cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: cuda was asked for and there is none, or the name is unknown.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("device is cuda, but torch sees no CUDA device here; set device: auto or cpu in params.yaml")
-    return "cuda" if available and device != "cpu" else "cpu"

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import torch
 
-from stages.models.loading import resolve_device
+from stages.models.device import resolve_device
 from stages.running.leash import follow_parent
-from stages.tuning.loop import check, tune
 from stages.tuning.params import Tuning
 
 PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
@@ -27,18 +27,23 @@ STARTER = "TANDEM_STARTER"
 """Names the process that started this one, to which it belongs: if that is gone before this one looks, another took it in."""
 REFUSED = 2
 """Exit status of a process that was given something wrong."""
+REFUSAL = "refusal-{}"
+"""The file, beside the job, in which the process of that rank says what was wrong: whoever is first ends the others."""
 
 
 def launch(stage: str, params: Tuning, *paths: Path) -> None:
     """`tune(stage, params, *paths)` in as many processes as `params` ask for, on GPUs at most one for each.
 
     Raises:
-        ValueError: the params or the trees cannot be tuned with; nothing was begun, or a process said why.
+        ValueError: the params or the trees cannot be tuned with: nothing was begun, or a process refused them.
         RuntimeError: a process ended badly; what it said stands above.
     """
-    params = params.model_copy(update={"processes": processes(params)})
-    check(stage, params, paths[0])
+    params = Tuning.model_validate({**params.model_dump(), "processes": processes(params)})
+    if not pq.read_metadata(paths[0] / "trees.parquet").num_rows:
+        raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
     if params.processes == 1:
+        from stages.tuning.loop import tune  # here, for it takes seconds, and who starts others need not wait
+
         tune(stage, params, *paths)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -49,9 +54,11 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         words = [sys.executable, "-u", "-m", "stages.tuning.launch", str(job)]
         started = [subprocess.Popen(words, env=environment(params, rank)) for rank in range(params.processes)]
         statuses = ended(started)
+        refusals = [path.read_text(encoding="utf-8") for path in sorted(job.parent.glob(REFUSAL.format("*")))]
+    if any(refusals):
+        raise ValueError(next(filter(None, refusals)))  # one that was killed while it wrote has said nothing
     if any(statuses):
-        what = f"{stage} in {params.processes} processes ended with statuses {statuses}; what they said is above"
-        raise ValueError(what) if REFUSED in statuses else RuntimeError(what)
+        raise RuntimeError(f"{stage} in {params.processes} processes ended with statuses {statuses}; what they said is above")
 
 
 def processes(params: Tuning) -> int:
@@ -106,11 +113,14 @@ def main() -> None:
     torch.distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo", store=meeting, rank=rank, world_size=params.processes
     )
+    from stages.tuning.loop import tune
+
     try:
         tune(job["stage"], params, *(Path(job[name]) for name in PATHS))
     except (ValueError, FileNotFoundError) as error:
-        if rank == 0:
-            print(f"\n{job['stage']}: {error}", file=sys.stderr)
+        if os.environ.get("TANDEM_TRACEBACK"):
+            raise
+        Path(sys.argv[1]).with_name(REFUSAL.format(rank)).write_text(str(error), encoding="utf-8")
         sys.exit(REFUSED)
     torch.distributed.destroy_process_group()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 import transformers
 from mlflow.entities import Run
@@ -20,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.models.loading import load_model, load_processor, resolve_device
+from stages.models.device import resolve_device
+from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
 from stages.running.command import WORK
 from stages.running.tracking import use_tracking
@@ -54,11 +54,10 @@ def tune(
     In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
 
     Raises:
-        ValueError: there is nothing to learn from, or the params contradict each other.
+        ValueError: this loop cannot tune a model of that family.
     """
     torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
-    check(stage, params, rendered)
     own = tree.read(rendered / "trees.parquet")
     again = replayed(tree.read(former / "trees.parquet"), params.replay, params.seed) if params.replay else []
     trees = own + again
@@ -81,10 +80,12 @@ def tune(
         args=arguments(params, work, len(data), device, all(one.images for one in trees)),
         train_dataset=data,
         data_collator=collator,
-        callbacks=[MarkWhole()],
+        callbacks=[LogAtCheckpoints(), MarkWhole()],
         optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
     first = trainer.is_world_process_zero()
+    if first:
+        discard_others(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=last_whole(work))
     if first:
@@ -95,30 +96,15 @@ def tune(
         discard(work)
 
 
-def check(stage: str, params: Tuning, rendered: Path) -> None:
-    """Find what cannot work before anything is loaded.
-
-    Raises:
-        ValueError: nothing would be tuned, there are no trees, or a step cannot be divided among the processes.
-    """
-    if set(params.parts.model_dump().values()) == {"frozen"}:
-        raise ValueError(f"{stage}: every part is frozen: nothing would be tuned; set one of parts.* to full or lora")
-    if not pq.read_metadata(rendered / "trees.parquet").num_rows:
-        raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
-    one_pass = params.trees_per_batch * params.processes
-    if params.trees_per_step % one_pass:
-        raise ValueError(
-            f"{stage}: trees_per_step {params.trees_per_step} must be a multiple of trees_per_batch x processes "
-            f"({params.trees_per_batch} x {params.processes}); change one of them in params.yaml"
-        )
-
-
 class TreeTrainer(Trainer):
     """transformers' Trainer, with the order left to the data, and checkpoints that hold just what is tuned, by name.
 
     The stock checkpoint is silently wrong here twice: a LLaVA is saved under the key names of old checkpoints but resumed
     by the model's own, and beside LoRA a part that is tuned in full is not saved at all. Both go on from first weights.
     """
+
+    # compute_loss divides by the whole step; some families' classes would make the Trainer divide by its batches again.
+    loss_is_scaled_for_ga = True
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
@@ -151,11 +137,24 @@ class TreeTrainer(Trainer):
             tensor.copy_(tensors[name])
 
 
+class LogAtCheckpoints(TrainerCallback):
+    """Has the loss logged wherever a checkpoint is written, and so at the last step too.
+
+    What was summed since the last log is not in a checkpoint: a resumed run's curve would differ in its next point.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Called by the Trainer after each optimizer step, once it knows whether to save."""
+        control.should_log |= control.should_save
+
+
 class MarkWhole(TrainerCallback):
     """Marks a checkpoint once all of it is written: what a kill left half done is never resumed from."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by the Trainer when the checkpoint of this step is complete."""
+        """Called by the Trainer in each process when its part of this step's checkpoint is written."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
@@ -169,7 +168,7 @@ def last_whole(work: Path) -> str | None:
 def discard(work: Path) -> None:
     """Remove checkpoints: first the marks, so that a kill in the middle leaves none that looks whole and is not."""
     for mark in work.glob(f"checkpoint-*/{WHOLE}"):
-        mark.unlink()
+        mark.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -182,7 +181,7 @@ def arguments(params: Tuning, work: Path, trees: int, device: str, always_pictur
     """What the Trainer is told; `always_pictures`: every tree has one, so every step reaches every tuned parameter."""
     one_pass = params.trees_per_batch * params.processes
     steps = trees // params.trees_per_step
-    return TrainingArguments(
+    given = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=params.trees_per_batch,
@@ -204,6 +203,9 @@ def arguments(params: Tuning, work: Path, trees: int, device: str, always_pictur
         ddp_find_unused_parameters=not always_pictures,
         dataloader_num_workers=0,
     )
+    # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
+    given._n_gpu = min(1, given.n_gpu)
+    return given
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
@@ -217,10 +219,7 @@ def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
 
 
 def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path) -> Path:
-    """Where this very run keeps its checkpoints: a folder named by the digest of all that its result depends on.
-
-    Folders of other runs of the stage are removed: their params, trees or model are not these.
-    """
+    """Where this very run keeps its checkpoints: a folder named by the digest of all that its result depends on."""
     digest = hashlib.sha256(params.model_dump_json().encode())
     trees = [folder / "trees.parquet" for folder in rendered]
     code = sorted(path for room in ROOMS for path in (Path(__file__).parents[1] / room).glob("*.py"))
@@ -229,10 +228,14 @@ def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path
     digest.update(f"{torch.__version__} {transformers.__version__}".encode())
     mine = WORK / stage / digest.hexdigest()[:16]
     mine.mkdir(parents=True, exist_ok=True)
-    for other in mine.parent.iterdir():
-        if other != mine:
-            discard(other)
     return mine
+
+
+def discard_others(work: Path) -> None:
+    """Remove the checkpoints of the stage's other runs: their params, trees, model or code are not these."""
+    for other in work.parent.iterdir():
+        if other != work:
+            discard(other)
 
 
 @contextlib.contextmanager
@@ -243,7 +246,9 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
     known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
     with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
         if not known:
-            begun.write_text(run.info.run_id)
+            fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
+            fresh.write_text(run.info.run_id)
+            fresh.replace(begun)
             mlflow.set_tag("stage", stage)
             mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
         yield
@@ -281,9 +286,9 @@ def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: st
 
 
 def curve_of(trainer: Trainer) -> pd.DataFrame:
-    """The logged steps: step, loss per supervised token, learning rate."""
+    """The logged steps: step, loss (weighted as `weighting` says), norm of the gradient, learning rate."""
     rows = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return pd.DataFrame(rows)[["step", "loss", "learning_rate"]]
+    return pd.DataFrame(rows)[["step", "loss", "grad_norm", "learning_rate"]]
 
 
 def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:

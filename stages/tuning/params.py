@@ -1,8 +1,8 @@
 """The keys that `connect`, `train` and `align` have in common: all of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from stages.models.sections import Lora, Parts
 from stages.running.section import Section
@@ -46,8 +46,23 @@ class Tuning(Section):
     trees_per_batch: PositiveInt
     """Trees in one forward pass of one process; trees_per_step is a multiple of this times processes."""
     checkpoint_steps: PositiveInt
-    """Steps between two checkpoints: the most work that a kill can cost."""
+    """Steps between two checkpoints: the most tuning that a kill can cost while the stage tunes. They go once it has ended."""
     weighting: Literal["token", "example"]
     """What counts alike in the loss: each supervised token, or each example, so that long answers do not drown short ones."""
     share_prefix: Literal["auto", "never"]
     """auto: branches behind one picture share it where the model's family is proved to allow that; never: separate rows."""
+
+    @model_validator(mode="after")
+    def _something_is_tuned(self) -> Self:
+        if set(self.parts.model_dump().values()) == {"frozen"}:
+            raise ValueError("every part is frozen: nothing would be tuned; set one of parts.* to full or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_whole(self) -> Self:
+        if self.trees_per_step % (self.trees_per_batch * self.processes):
+            raise ValueError(
+                f"trees_per_step {self.trees_per_step} must be a multiple of trees_per_batch x processes "
+                f"({self.trees_per_batch} x {self.processes}); change one of them"
+            )
+        return self

@@ -1,5 +1,6 @@
+import json
+
 import pytest
-import torch
 
 from stages.models import loading
 
@@ -43,15 +44,29 @@ def test_a_model_with_pickled_weights_only_is_refused(tmp_path):
         loading.fetch(str(source), None, tmp_path / "model")
 
 
+@pytest.mark.parametrize(("said", "stops"), [(7, {7}), ([7, 9], {7, 9}), (None, set())], ids=str)
+def test_a_model_stops_where_its_generation_config_says(tmp_path, tiny_model, said, stops):
+    loading.fetch(str(tiny_model), None, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
+    loaded = loading.load_model(tmp_path / "model").generation_config.eos_token_id
+    assert loaded == said
+    assert loading.load_stops(tmp_path / "model") == stops
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_model_without_a_generation_config_stops_where_its_own_config_says(tmp_path, tiny_model, named):
+    loading.fetch(str(tiny_model), None, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    end = config["text_config"].pop("eos_token_id")
+    config["text_config"] |= {"eos_token_id": end} if named else {}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert loading.load_model(tmp_path / "model").generation_config.eos_token_id == (end if named else None)
+    assert loading.load_stops(tmp_path / "model") == ({end} if named else set())
+
+
 def test_a_processor_without_a_chat_template_is_refused(tmp_path, tiny_model):
     loading.fetch(str(tiny_model), None, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match=r"no chat template"):
         loading.load_processor(tmp_path / "model")
-
-
-def test_cuda_is_refused_in_words_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert loading.resolve_device("auto") == "cpu"
-    with pytest.raises(ValueError, match=r"set device: auto or cpu in params\.yaml"):
-        loading.resolve_device("cuda")

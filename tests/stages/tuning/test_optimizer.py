@@ -7,7 +7,7 @@ import torch
 
 from stages.models.loading import load_model
 from stages.models.plan import apply_plan
-from stages.tuning.optimizer import matrices, muon_and_adamw
+from stages.tuning.optimizer import Muon, matrices, muon_and_adamw
 from stages.tuning.params import Tuning
 
 
@@ -64,6 +64,25 @@ def test_a_muon_step_moves_every_direction_of_a_matrix_alike(tiny_model, params)
     moved = torch.linalg.svdvals(weight.detach() - before)
     scale = 0.2 * params.muon_learning_rate * max(weight.shape) ** 0.5
     assert 0.5 * scale < moved.min() < moved.max() < 1.5 * scale
+
+
+def test_muon_steps_wide_square_and_tall_matrices_as_torchs_own_does():
+    shapes = [(8, 8), (8, 20), (20, 8), (8, 8), (6, 8)]
+    mine, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    rates = {"lr": 0.02, "weight_decay": 0.1}
+    ours, torchs = Muon(mine, **rates), torch.optim.Muon(theirs, **rates, adjust_lr_fn="match_rms_adamw")
+
+    for step in range(3):
+        for number, (one, other) in enumerate(zip(mine, theirs, strict=True)):
+            torch.manual_seed(10 * step + number)
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        ours.step()
+        torchs.step()
+
+    for one, other in zip(mine, theirs, strict=True):
+        moved = (other - 1).abs().mean()
+        assert (one - other).abs().max() < 0.05 * moved  # both iterate in bfloat16, in another order
 
 
 def test_norms_and_biases_do_not_decay(tiny_model, params):
