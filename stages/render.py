@@ -14,13 +14,13 @@ from stages.corpus import example, ledger
 from stages.corpus.decoding import FORMATS
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import read_images, stores
-from stages.models.loading import load_processor
+from stages.models.loading import load_processor, load_stops
 from stages.running import command
 from stages.running.command import Out
 from stages.running.progress import progress
 from stages.running.section import Section
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, prove_all
+from stages.trees.certificate import CHECKS, check_end, prove_all
 from stages.trees.chat import Chat, Tokens, Unproved, image_first
 from stages.trees.tree import Branch, Tree
 
@@ -37,8 +37,13 @@ class Params(Section):
 
 
 def render(params: Params, curated: Path, ingested: Path, model: Path, rendered: Out) -> None:
-    """Write trees for `connect`, `train` and `align`, the held-out examples as they will be asked, certificate and ledger."""
-    chat = Chat(load_processor(model))
+    """Write trees for `connect`, `train` and `align`, the held-out examples as they will be asked, certificate and ledger.
+
+    Raises:
+        ValueError: the chat template ends no answer, or a templated row's task has no instruction.
+    """
+    chat = Chat(load_processor(model), load_stops(model))
+    check_end(chat, model)
     instructions = read_instructions(ingested)
     lines, counts = [], {}
     for stage in TUNED:

@@ -2,18 +2,46 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from PIL import Image
 
-from stages.corpus.example import Turn
+from stages.corpus.example import IMAGE, Turn
 from stages.trees.chat import Chat, Tokens, Unproved
 
 CHECKS = {
     "template": "each prompt is a prefix of the conversation, so that what is learnt is what will be asked",
     "answer": "the supervised tokens decode to exactly the answers",
+    "end": "the last supervised token of each answer is one on which generation stops",
     "image": "there are as many image tokens as the processor emits for these pictures",
     "prompt": "each prompt equals apply_chat_template(..., add_generation_prompt=True), token for token",
 }
+
+
+TRIED = (Turn("user", f"{IMAGE}What is it?"), Turn("assistant", "A cat."))
+
+
+def check_end(chat: Chat, model: Path) -> None:
+    """Find before any row is rendered that the template of the model in the folder `model` would end none of them.
+
+    Raises:
+        ValueError: it writes an answer without a token behind it on which generation stops.
+    """
+    try:
+        chat.tokens(TRIED, [(64, 64)])
+    except Unproved as fault:
+        # Whatever else is wrong may be wrong with this conversation alone; each row will tell.
+        if fault.check != "end":
+            return
+        stops = ", ".join(f"{chat.tokenizer.convert_ids_to_tokens(id)!r} ({id})" for id in sorted(chat.stops))
+        raise ValueError(
+            f"with the chat template of the base model in {model} no answer would end, and a model tuned so never learns to "
+            f"stop: {fault}. Generation stops on {stops or 'no token at all'}: eos_token_id of generation_config.json. In a "
+            "folder of your own with the model's files, write {{ eos_token }} right behind the assistant's text in "
+            "chat_template.jinja, and remove chat_template.json, which would be read instead; or, where the template ends its "
+            "turns with another token, add the id of that one to eos_token_id in generation_config.json. Then name the folder "
+            "as base.model in params.yaml"
+        ) from None
 
 
 def prove(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Tokens:

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,10 @@ class Tokens:
 class Chat:
     """A processor's chat template as a function of conversations."""
 
-    def __init__(self, processor: ProcessorMixin) -> None:
+    def __init__(self, processor: ProcessorMixin, stops: Collection[int]) -> None:
+        """`stops`: the ids on which the model stops generating."""
         self.processor: Any = processor
+        self.stops = stops
         self.tokenizer = processor.tokenizer
         self.image_token = image_token(processor)
         self.image_id: int = getattr(processor, "image_token_id", None) or self.tokenizer.convert_tokens_to_ids(
@@ -66,7 +68,8 @@ class Chat:
 
         Raises:
             Unproved: `template` if the template does not write a conversation as its prompt, then the answer;
-                `answer` if the supervised tokens do not decode to exactly the answer.
+                `answer` if the supervised tokens do not decode to exactly the answer; `end` if the last of them is none on
+                which generation stops.
         """
         messages = [message(turn) for turn in turns]
         whole = self._ids(self._text(messages, False), sizes)
@@ -88,6 +91,9 @@ class Chat:
             # A template may put a space or a line feed around the answer; the answer itself must be there to the letter.
             if said != turn.text and said.strip() != turn.text.strip():
                 raise Unproved("answer", f"supervised tokens decode to {said[:80]!r}, the answer is {turn.text[:80]!r}")
+            if not answer or answer[-1] not in self.stops:
+                last = "no token" if not answer else repr(self.tokenizer.convert_ids_to_tokens(answer[-1]))
+                raise Unproved("end", f"answer {index // 2 + 1} ends with {last}, on which generation does not stop")
             supervised[len(prompt) : end] = [True] * len(answer)
             prompts.append(tuple(prompt))
         if sizes and self.image_id not in whole:

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
         json.dumps({"colour": {"domain": "d", "kind": "short", "instructions": INSTRUCTIONS["s", "colour"]}})
     )
 
-    def run(*rows: Example, held_out: tuple[Example, ...] = ()) -> Path:
+    def run(*rows: Example, held_out: tuple[Example, ...] = (), model: Path = tiny_model) -> Path:
         curated, out = tmp_path / "curate", tmp_path / "render"
         curated.mkdir()
         out.mkdir()
@@ -41,7 +42,7 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
             example.write(curated / f"{name}.parquet", [])
         example.write(curated / "train.parquet", rows)
         example.write(curated / "held_out.parquet", held_out)
-        render(PARAMS, curated, tmp_path / "ingest", tiny_model, out)
+        render(PARAMS, curated, tmp_path / "ingest", model, out)
         return out
 
     run.digests = digests  # type: ignore[attr-defined]
@@ -86,6 +87,40 @@ def test_a_row_that_cannot_be_proved_is_in_the_ledger_with_the_check_it_failed(r
     assert certificate["rows"] == {"ready": 1, "too_long": 1, "uncertified": 1}
     assert certificate["failed_checks"] == {"answer": 1}
     assert [branch.row for one in tree.read(out / "train" / "trees.parquet") for branch in one.branches] == [0]
+
+
+def with_ending(model: Path, folder: Path, ending: str) -> Path:
+    """The model with a chat template that writes `ending` where it wrote the end of an answer."""
+    shutil.copytree(model, folder)
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    assert template.count("</s>") == 1
+    (folder / "chat_template.jinja").write_text(template.replace("</s>", ending), encoding="utf-8")
+    return folder
+
+
+def test_a_base_model_whose_template_ends_no_answer_stops_the_run_before_any_row(rendered, tiny_model, tmp_path):
+    endless = with_ending(tiny_model, tmp_path / "endless", " ")
+    with pytest.raises(
+        ValueError, match=r"no answer would end.*write \{\{ eos_token \}\} .*chat_template\.jinja.* as base\.model"
+    ):
+        rendered(row(0, "<image>\nWhat colour is it?", "red", images=rendered.digests[2:]), model=endless)
+    assert not any((tmp_path / "render").iterdir())
+
+
+def test_a_row_whose_answer_alone_does_not_end_is_in_the_ledger_with_that_check(rendered, tiny_model, tmp_path):
+    ending = "{% if message['content'][0]['text'] != 'blue' %}</s>{% endif %}"
+    out = rendered(
+        row(0, "<image>\nWhat colour is it?", "red", images=rendered.digests[:1]),
+        row(1, "<image>\nWhat colour is it?", "blue", images=rendered.digests[:1]),
+        model=with_ending(tiny_model, tmp_path / "forgetful", ending),
+    )
+    ended = states(out)
+    assert ended[0] == ("ready", "train")
+    assert ended[1][0] == "uncertified"
+    assert ended[1][1].startswith("end:")
+    certificate = json.loads((out / "certificate.json").read_text())
+    assert certificate["stages"]["train"]["failed_checks"] == {"end": 1}
+    assert "end" in certificate["checks"]
 
 
 def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened(rendered):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from PIL import Image
 from stages.corpus.example import Turn
 from stages.models.loading import load_processor
 from stages.trees import chat as chat_module
-from stages.trees.certificate import prove, prove_all
+from stages.trees.certificate import check_end, prove, prove_all
 from stages.trees.chat import Chat, Unproved, image_first
 
 PICTURE = Image.new("RGB", (30, 20))
@@ -16,9 +17,13 @@ SINGLE = (Turn("user", "<image>What colour is it?"), Turn("assistant", "red"))
 SEVERAL = (*SINGLE, Turn("user", "Is it round?"), Turn("assistant", "No, it is not."))
 
 
+def chat_of(processor: Any) -> Chat:
+    return Chat(processor, {processor.tokenizer.eos_token_id})
+
+
 @pytest.fixture(scope="module")
 def chat(tiny_model: Path) -> Chat:
-    return Chat(load_processor(tiny_model))
+    return chat_of(load_processor(tiny_model))
 
 
 def supervised_text(chat, tokens):
@@ -59,14 +64,14 @@ def test_a_template_that_hides_the_prompt_is_refused(chat, tiny_model):
     odd = load_processor(tiny_model)
     odd.chat_template = odd.chat_template.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}Think. ")
     with pytest.raises(Unproved, match="template"):
-        prove(Chat(odd), SINGLE, [PICTURE])
+        prove(chat_of(odd), SINGLE, [PICTURE])
 
 
 def test_a_template_that_changes_the_answer_is_refused(tiny_model):
     odd = load_processor(tiny_model)
     odd.chat_template = odd.chat_template.replace("{{ part['text'] }}", "{{ part['text'] | upper }}")
     with pytest.raises(Unproved, match="answer: supervised tokens decode to 'RED'"):
-        prove(Chat(odd), SINGLE, [PICTURE])
+        prove(chat_of(odd), SINGLE, [PICTURE])
 
 
 def test_an_end_token_inside_an_answer_is_refused(chat):
@@ -75,15 +80,42 @@ def test_an_end_token_inside_an_answer_is_refused(chat):
         prove(chat, turns, [PICTURE])
 
 
+ENDING = "{% if message['role'] == 'assistant' %}</s>{% endif %}"
+"""What the tiny model's template writes behind an answer."""
+
+
+@pytest.mark.parametrize("behind", ["", " ", "<|user|>"], ids=["nothing", "a space", "a token nothing stops on"])
+def test_a_template_that_does_not_end_its_answers_is_refused_for_a_row_and_for_the_whole_run(tiny_model, behind):
+    odd = load_processor(tiny_model)
+    assert ENDING in odd.chat_template
+    odd.chat_template = odd.chat_template.replace(ENDING, ENDING.replace("</s>", behind))
+    with pytest.raises(Unproved, match=r"end: answer 1 ends with '.+', on which generation does not stop"):
+        prove(chat_of(odd), SINGLE, [PICTURE])
+    with pytest.raises(ValueError, match=r"in base no answer would end.* stops on '</s>' \(1\): .* in chat_template\.jinja"):
+        check_end(chat_of(odd), Path("base"))
+
+
+def test_a_template_mended_as_the_error_says_writes_what_the_whole_one_wrote(chat, tiny_model):
+    mended = load_processor(tiny_model)
+    mended.chat_template = mended.chat_template.replace(ENDING, ENDING.replace("</s>", "{{ eos_token }}"))
+    check_end(chat_of(mended), tiny_model)
+    assert prove(chat_of(mended), SEVERAL, [PICTURE]) == prove(chat, SEVERAL, [PICTURE])
+
+
+def test_a_model_whose_files_name_no_end_is_refused_though_its_template_writes_one(tiny_model):
+    with pytest.raises(ValueError, match=r"stops on no token at all: .* add the id of that one to eos_token_id"):
+        check_end(Chat(load_processor(tiny_model), frozenset()), tiny_model)
+
+
 def test_a_processor_that_emits_another_number_of_image_tokens_is_refused(chat, tiny_model):
-    other = Chat(load_processor(tiny_model))
+    other = chat_of(load_processor(tiny_model))
     other.expansions[PICTURE.size, 1] = [other.image_id] * 3
     with pytest.raises(Unproved, match="image: 3 image tokens, the processor emits 4"):
         prove(other, SINGLE, [PICTURE])
 
 
 def test_a_processor_that_numbers_its_pictures_is_refused_where_they_are_several(tiny_model):
-    other = Chat(load_processor(tiny_model))
+    other = chat_of(load_processor(tiny_model))
     other.processor.__class__ = type(
         "Numbers", (type(other.processor),), {"__call__": lambda *_, **given: {"input_ids": [[other.image_id] * 5]}}
     )
@@ -122,7 +154,7 @@ def test_prompts_of_one_picture_are_proved_alike_alone_and_together_even_if_the_
         return original(conversations, **given)
 
     processor.apply_chat_template = pads
-    chat = Chat(processor)
+    chat = chat_of(processor)
     conversations = [SINGLE, (Turn("user", "<image>A much longer question than the other one?"), Turn("assistant", "yes"))]
 
     together = prove_all(chat, conversations, [PICTURE])
@@ -140,7 +172,7 @@ def test_the_processor_is_asked_once_for_the_same_words_and_sizes_and_again_for_
         return original(conversations, **given)
 
     processor.apply_chat_template = counts
-    chat = Chat(processor)
+    chat = chat_of(processor)
 
     one = prove(chat, SINGLE, [PICTURE])
     other = prove_all(chat, [SINGLE, SINGLE], [Image.new("RGB", PICTURE.size, "red")])
@@ -151,7 +183,7 @@ def test_the_processor_is_asked_once_for_the_same_words_and_sizes_and_again_for_
 
 
 def test_of_however_many_prompts_no_more_ids_are_remembered_than_there_is_room_for(tiny_model, monkeypatch):
-    chat, roomy = Chat(load_processor(tiny_model)), Chat(load_processor(tiny_model))
+    chat, roomy = chat_of(load_processor(tiny_model)), chat_of(load_processor(tiny_model))
     asked = [(Turn("user", f"<image>What is {number}?"), Turn("assistant", "red")) for number in range(12)]
     wanted = [prove(roomy, turns, [PICTURE]) for turns in asked]
     one = roomy.remembered // len(asked)

@@ -234,7 +234,7 @@ def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_
         Parts(vision_tower="full", connector="full", language_model="full"),
         Lora(rank=2, alpha=4, dropout=0.0),
     )
-    chat, trees, alone = Chat(processor), [], []
+    chat, trees, alone = Chat(processor, {processor.tokenizer.eos_token_id}), [], []
     for digests, pictures in zip(stored(tmp_path, noise), noise, strict=True):
         turns = [(Turn("user", IMAGE * len(pictures) + asked), Turn("assistant", said)) for asked, said in ANSWERED.items()]
         proved = prove_all(chat, turns, pictures)
