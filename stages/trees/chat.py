@@ -184,9 +184,10 @@ def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
     """`turns` with every `<image>` mark moved to the front of the first user turn, as LLaVA does before training.
 
     Behind a picture that comes first all questions are alike, so they can share it; a picture after the question would
-    have to be read again for each. A turn without a mark stays as it is, to the letter.
+    have to be read again for each. A turn without a mark stays as it is, to the letter, and so does every answer: a mark there
+    is refused later, not taken out of what is learnt.
     """
-    bare = [Turn(turn.role, MARKS.sub(_gap, turn.text)) for turn in turns]
+    bare = [Turn(turn.role, MARKS.sub(_gap, turn.text)) if turn.role == "user" else turn for turn in turns]
     return (Turn(bare[0].role, IMAGE * images + bare[0].text), *bare[1:])
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -205,6 +205,8 @@ WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 
 
 @given(question=WORDS, answer=WORDS)
+@example(question="0", answer="<image>")
+@example(question="0", answer="a <image> b")
 def test_whatever_is_asked_and_answered_the_supervised_tokens_decode_to_the_answer_or_the_row_is_refused(
     chat, question, answer
 ):
