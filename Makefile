@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 1000
 export TOKENIZERS_PARALLELISM := false
-# glibc gives large blocks back to the system at once, and every pass of a model fetches them again, a page at a time.
+# glibc gives large blocks back to the system, and every pass of a model would fetch them again, a page at a time.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296
 
 # 3.11 first: it is the tested one. Each is run and not only found: a shim on the path may lead nowhere.

@@ -18,6 +18,9 @@ QUIET = {
     # model on two quiet cores, and on two busy ones: 8,900 and 8,600 without a spin, 13,700 and 7,200 with this one.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "1000",
+    # glibc gives large blocks back to the system, and every pass of a model would fetch them again, a page at a time. Read
+    # when a process starts, so this reaches the processes that ours start; `make` gives it to all.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296",
 }
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
