@@ -101,7 +101,7 @@ def orthogonalised(
             torch.cat([some.flatten() for some in mine], out=flat)
         if several:
             distributed.broadcast(flat.view(torch.uint8), sender)  # as bytes, for not every backend sends bfloat16
-        for index, piece in zip(indices, flat.split(sizes), strict=True):
+        for index, piece in zip(indices, torch.split(flat, sizes), strict=True):
             wide = piece.view(_wide(matrices[index]).shape)
             made[index] = wide if wide.shape == matrices[index].shape else wide.mT
     return [made[index] for index in range(len(matrices))]

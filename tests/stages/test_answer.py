@@ -13,7 +13,7 @@ from stages.corpus import example
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.models.answering import Answerer
-from stages.models.loading import load_processor
+from stages.models.loading import load_processor, load_stops
 from stages.render import conversation
 from stages.trees.chat import Chat
 
@@ -131,7 +131,7 @@ def test_a_held_out_question_is_sent_as_it_would_have_been_taught(tmp_path, tiny
     )
     row = conversation(taken, {("tasks", "tell"): [" Say it. "]}, 17)
     example.write(tmp_path / "held_out.parquet", [row])
-    taught = Chat(load_processor(tiny_model)).tokens(row.turns, [(24, 24)] * pictures).prompts[0]
+    taught = Chat(load_processor(tiny_model), load_stops(tiny_model)).tokens(row.turns, [(24, 24)] * pictures).prompts[0]
 
     answerer, sent = Answerer(tiny_model, "cpu", 1, "fp32", batch=1), []
     generate = answerer.model.generate

@@ -12,7 +12,7 @@ def test_the_loss_falls_and_its_curve_is_in_the_file_and_in_mlflow(place, tiny_m
     train(params, rendered, rendered, place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
 
     curve = pd.read_csv(place / "c.csv")
-    assert list(curve.columns) == ["step", "loss", "learning_rate"]
+    assert list(curve.columns) == ["step", "loss", "grad_norm", "learning_rate"]
     assert curve["step"].is_monotonic_increasing
     assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     run = mlflow.MlflowClient().search_runs(["1"], "tags.stage = 'train'", max_results=1)[0]

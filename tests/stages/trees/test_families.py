@@ -29,7 +29,7 @@ from stages.tuning.data import OF_WORDS, Collator, Pixels, beside
 
 GRID = [[16, 16], [16, 32], [32, 16], [32, 32]]
 """Canvases of one, two and four tiles of 16 x 16 pixels."""
-TOWER = {
+TOWER: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 8,
     "hidden_size": 16,
@@ -136,7 +136,7 @@ def idefics3(tokenizer: Any) -> tuple[Any, PreTrainedModel]:
         vision_config=TOWER,
         text_config=LlamaConfig(**language(tokenizer)),
         image_token_id=processor.image_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]  # taken, but not named, by the config
     )
     return processor, Idefics3ForConditionalGeneration(config)
 
@@ -155,7 +155,7 @@ def smolvlm(tokenizer: Any) -> tuple[Any, PreTrainedModel]:
         vision_config=TOWER,
         text_config=LlamaConfig(**language(tokenizer)),
         image_token_id=processor.image_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,  # type: ignore[call-arg]  # taken, but not named, by the config
     )
     return processor, SmolVLMForConditionalGeneration(config)
 
