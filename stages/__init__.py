@@ -1,6 +1,9 @@
 """The stages of dvc.yaml (verbs, one file each) and the rooms they share (nouns, one folder each)."""
 
 import os
+import sys
+
+from stages.running.garbage import importing
 
 # Set before any library is imported, because each reads its switch only once, at import.
 QUIET = {
@@ -24,3 +27,6 @@ QUIET = {
 }
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
+
+if sys.argv[0] == "-m":  # as it is while `python -m stages.…` looks for its module: this process is a command of ours
+    importing()

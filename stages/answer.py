@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from stages.benchmarks import BENCHMARKS, held_out
 from stages.benchmarks.benchmark import ASKED, SHORT_KINDS, Item, Scored
-from stages.models.answering import Answerer, Question
+from stages.models.asking import How, Question, ask
 from stages.running import command
 from stages.running.command import Out
 from stages.running.section import Section
@@ -20,7 +22,9 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"]
     """auto takes a GPU where there is one."""
     threads: int
-    """CPU threads; another number can give other last bits, and so now and then another word."""
+    """CPU threads of each process; another number can give other last bits, and so now and then another word."""
+    processes: PositiveInt
+    """On CPU so many share the batches, each with a copy of the model; a GPU is driven by one."""
     precision: Literal["bf16", "fp32"]
     """Numbers the model computes with; fp32 answers the same in a batch as alone."""
     batch: int
@@ -40,8 +44,8 @@ def answer(
     asked = {name: benchmark.questions(benchmarks / name) for name, benchmark in BENCHMARKS.items()}
     asked[held_out.NAME] = held_out.questions(held_out_rows, ingested)
     questions = [_question(item, params) for items in asked.values() for item in items]
-    answerer = Answerer(folder, params.device, params.threads, params.precision, params.batch)
-    said = iter(answerer.answer(questions))
+    how = How(params.device, params.threads, params.processes, params.precision, params.batch)
+    said = iter(ask(folder, questions, how))
     writers: dict[str, Scored] = {**BENCHMARKS, held_out.NAME: held_out}
     for name, items in asked.items():
         writers[name].write(answers / name, model, items, [next(said) for _ in items])

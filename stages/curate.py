@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -24,21 +24,24 @@ from stages.running import command
 from stages.running.command import Out
 from stages.running.section import Section
 
+Sources = Annotated[list[str], Field(min_length=1)]
+"""Names of sources, as in ingest.sources; each feeds one tuning stage, and no tuning stage can learn from none."""
+
 
 class Connect(Section):
     """What stage 0 learns from."""
 
-    sources: list[str]
-    """Names of sources, as in ingest.sources; a source feeds one tuning stage."""
-    rows: NonNegativeInt
+    sources: Sources
+    """Whose rows it may take."""
+    rows: PositiveInt
     """At most so many rows, over all its sources."""
 
 
 class Train(Section):
     """What stage 1 learns from, and is tested on."""
 
-    sources: list[str]
-    """Names of sources; their pictures are split into training and held-out ones."""
+    sources: Sources
+    """Whose rows it takes; their pictures are split into training and held-out ones."""
     rows_per_task: PositiveInt
     """At most so many rows of each task."""
 
@@ -46,8 +49,8 @@ class Train(Section):
 class Align(Section):
     """What stage 2 learns from."""
 
-    sources: list[str]
-    """Names of sources; how many of their rows are taken is align.dose."""
+    sources: Sources
+    """Whose rows it may take; how many is align.dose."""
 
 
 class Params(Section):

@@ -5,26 +5,30 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
+from pydantic import PositiveInt
 
 from stages.corpus import example, ledger
 from stages.corpus.decoding import FORMATS
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import read_images, stores
-from stages.models.loading import load_processor, load_stops
 from stages.running import command
 from stages.running.command import Out
 from stages.running.progress import progress
 from stages.running.section import Section
+from stages.running.workers import mapped
 from stages.trees import tree
 from stages.trees.certificate import CHECKS, check_end, prove_all
 from stages.trees.chat import Chat, Tokens, Unproved, image_first
 from stages.trees.tree import Branch, Tree
 
 TUNED = ("connect", "train", "align")
+PIECE = 32
+"""Groups that a process takes at a time."""
 
 
 class Params(Section):
@@ -34,6 +38,22 @@ class Params(Section):
     """Draws the instruction of each templated row."""
     max_tokens: int
     """Longest conversation, and longest tree, in tokens; a longer conversation ends in the ledger as too_long."""
+    processes: PositiveInt
+    """So many share the proving; what they write is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The conversations about the same pictures, for one tuning stage."""
+
+    stage: str
+    rows: tuple[Example, ...]
+    pictures: tuple[bytes, ...]
+    """As they are stored."""
+
+
+Grown = tuple[list[Tree], list[ledger.Line]]
+"""Trees, and for every row behind them the state it ends in."""
 
 
 def render(params: Params, curated: Path, ingested: Path, model: Path, rendered: Out) -> None:
@@ -42,21 +62,22 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
     Raises:
         ValueError: the chat template ends no answer, or a templated row's task has no instruction.
     """
-    chat = Chat(load_processor(model), load_stops(model))
-    check_end(chat, model)
     instructions = read_instructions(ingested)
-    lines, counts = [], {}
-    for stage in TUNED:
-        selected = [conversation(row, instructions, params.seed) for row in example.read(curated / f"{stage}.parquet")]
-        trees, ended = grow(chat, selected, ingested, stage, params.max_tokens)
+
+    def asked(name: str) -> list[Example]:
+        return [conversation(row, instructions, params.seed) for row in example.read(curated / f"{name}.parquet")]
+
+    groups = [group for stage in TUNED for group in grouped(stage, asked(stage), ingested)]
+    grown: dict[str, Grown] = {stage: ([], []) for stage in TUNED}
+    for group, (trees, lines) in zip(groups, prove_groups(groups, model, params), strict=True):
+        grown[group.stage][0].extend(trees)
+        grown[group.stage][1].extend(lines)
+    for stage, (trees, _) in grown.items():
         (rendered / stage).mkdir(parents=True)
         tree.write(rendered / stage / "trees.parquet", trees)
-        lines += ended
-        counts[stage] = summary(trees, ended)
-    held_out = [conversation(row, instructions, params.seed) for row in example.read(curated / "held_out.parquet")]
-    example.write(rendered / "held_out.parquet", held_out)
-    ledger.write(rendered / "ledger.parquet", lines)
-    certificate = {"checks": CHECKS, "stages": counts}
+    example.write(rendered / "held_out.parquet", asked("held_out"))
+    ledger.write(rendered / "ledger.parquet", [line for _, lines in grown.values() for line in lines])
+    certificate = {"checks": CHECKS, "stages": {stage: summary(*both) for stage, both in grown.items()}}
     (rendered / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
 
 
@@ -95,32 +116,55 @@ def conversation(row: Example, instructions: dict[tuple[str, str], list[str]], s
     return replace(row, turns=turns, templated=False)
 
 
-def grow(
-    chat: Chat, rows: Sequence[Example], ingested: Path, stage: str, max_tokens: int
-) -> tuple[list[Tree], list[ledger.Line]]:
-    """Trees of the rows whose tokens are proved, and for every row the state it ends in."""
+def grouped(stage: str, rows: Sequence[Example], ingested: Path) -> list[Group]:
+    """`rows` by their pictures, in the order of these; text alone has no prefix to share, so each such row is a group."""
     behind: dict[tuple[str, ...], list[Example]] = {}
     for row in rows:
-        # Text alone has no prefix to share: each such row is a tree of its own.
-        key = row.images or ("text", row.source, str(row.row))
-        behind.setdefault(key, []).append(row)
+        behind.setdefault(row.images or ("text", row.source, str(row.row)), []).append(row)
     content = dict(read_images(stores(ingested), {digest for row in rows for digest in row.images}))
-    trees: list[Tree] = []
-    lines: list[ledger.Line] = []
-    for _, group in progress(sorted(behind.items()), f"render {stage}", "tree"):
-        shown = [Image.open(io.BytesIO(content[digest]), formats=FORMATS).convert("RGB") for digest in group[0].images]
-        proved = []
-        for row, tokens in zip(group, prove_all(chat, [row.turns for row in group], shown), strict=True):
-            state, reason = "ready", stage
+    return [
+        Group(stage, tuple(group), tuple(content[digest] for digest in group[0].images)) for _, group in sorted(behind.items())
+    ]
+
+
+def prove_groups(groups: Sequence[Group], model: Path, params: Params) -> Iterator[Grown]:
+    """What becomes of each group; several processes take pieces of some groups in turn."""
+    pieces = [groups[first : first + PIECE] for first in range(0, len(groups), PIECE)]
+    grown = mapped(Grower, (model, params.max_tokens), pieces, params.processes)
+    yield from progress(chain.from_iterable(grown), "render", "tree", total=len(groups))
+
+
+class Grower:
+    """Makes trees of groups of conversations whose tokens are proved."""
+
+    def __init__(self, model: Path, max_tokens: int) -> None:
+        """Read the processor in the folder `model`.
+
+        Raises:
+            ValueError: its chat template ends no answer.
+        """
+        from stages.models.loading import load_processor, load_stops  # here, for it takes seconds: each process does it once
+
+        self.chat, self.max_tokens = Chat(load_processor(model), load_stops(model)), max_tokens
+        check_end(self.chat, model)
+
+    def __call__(self, groups: Sequence[Group]) -> list[Grown]:
+        """Trees of the rows of each group whose tokens are proved, and for every row the state it ends in."""
+        return [self._grow(group) for group in groups]
+
+    def _grow(self, group: Group) -> Grown:
+        shown = [Image.open(io.BytesIO(picture), formats=FORMATS).convert("RGB") for picture in group.pictures]
+        proved, lines = [], []
+        for row, tokens in zip(group.rows, prove_all(self.chat, [row.turns for row in group.rows], shown), strict=True):
+            state, reason = "ready", group.stage
             if isinstance(tokens, Unproved):
                 state, reason = "uncertified", str(tokens)
-            elif len(tokens.ids) > max_tokens:
-                state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {max_tokens}"
+            elif len(tokens.ids) > self.max_tokens:
+                state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {self.max_tokens}"
             else:
                 proved.append((row, tokens))
             lines.append(ledger.Line(row.source, row.row, row.id, row.task, state, reason))
-        trees += plant(group[0].images, proved, max_tokens)
-    return trees, lines
+        return list(plant(group.rows[0].images, proved, self.max_tokens)), lines
 
 
 def plant(images: tuple[str, ...], proved: Sequence[tuple[Example, Tokens]], max_tokens: int) -> Iterator[Tree]:

@@ -19,9 +19,9 @@ from stages.corpus import ledger
 ALLOWED = validating.Params(min_side=16, max_side=4096, max_answer_words=100, max_quarantined=1.0)
 CHOICE = curating.Params(
     seed=1,
-    connect=curating.Connect(sources=[], rows=0),
+    connect=curating.Connect.model_construct(sources=[], rows=1),
     train=curating.Train(sources=["wild"], rows_per_task=3),
-    align=curating.Align(sources=[]),
+    align=curating.Align.model_construct(sources=[]),
     balance=True,
     held_out=0.2,
 )

@@ -6,7 +6,7 @@ Joined over the stages, every row of every source has exactly one final state, o
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,7 +67,8 @@ def write(path: Path, lines: Iterable[Line]) -> None:
         assert line.state == ON or line.reason, f"a row ended without a reason: {line}"
     keys = [(line.source, line.row) for line in ordered]
     assert len(keys) == len(set(keys)), "a row has two lines in one stage's ledger"
-    pq.write_table(pa.Table.from_pylist([asdict(line) for line in ordered], schema=SCHEMA), path)
+    columns = {name: [getattr(line, name) for line in ordered] for name in SCHEMA.names}
+    pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
 def read(path: Path) -> list[Line]:

@@ -56,6 +56,7 @@ def write(
     asked = {item["model"] for item in answered}
     models = [model for model in scores if model in asked]
     measures = standing.measures(scores, models)
+    tables = standing.task_tables(answered, models)
     groves = read_groves(rendered, list(curves), base_model, seed)
     drawn = gallery.chosen(gallery.asked(answered, models), seed)
     questions = {
@@ -70,7 +71,8 @@ def write(
         told=told(measures, models),
         measures=measures,
         yes_ratios=standing.yes_ratios(scores, models),
-        task_tables=standing.task_tables(answered, models),
+        task_tables=tables,
+        tested=len({row.task for table in tables for row in table.rows}),
         named=standing.named,
         funnels=funnels(ledger.read_parts(ingested, validated, curated, rendered)),
         groves=groves,

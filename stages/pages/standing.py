@@ -128,11 +128,6 @@ class TaskTable:
     rows: tuple[TaskRow, ...]
 
     @property
-    def size(self) -> int:
-        """How many tasks."""
-        return len(self.rows)
-
-    @property
     def means(self) -> list[float | None]:
         """The mean over tasks of each model's share."""
         columns = [

@@ -53,7 +53,12 @@ def faults(params: Path, graph: Path) -> list[str]:
         except ValueError as error:
             found.append(str(error))
     sources = _sources(sections)
-    return found + _missing_sources(sources, params, stages) + _left_over_sources(sources, params, stages)
+    return [
+        *found,
+        *_missing_sources(sources, params, stages),
+        *_unknown_sources(sections, set(sources), params),
+        *_left_over_sources(sources, params, stages),
+    ]
 
 
 def _stages(graph: Path) -> dict[str, Any]:
@@ -127,6 +132,22 @@ def _missing_sources(sources: dict[str, str], params: Path, stages: dict[str, An
         "correct it there, or put the data where it points"
         for name, folder in sources.items()
         if not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made)
+    ]
+
+
+def _unknown_sources(sections: dict[str, Any], known: set[str], params: Path) -> list[str]:
+    """A fault for every source to be learnt from that is not ingested; found here, nothing is ingested for naught."""
+    curate = sections.get("curate")
+    named = [
+        (stage, source)
+        for stage, section in (curate.items() if isinstance(curate, dict) else ())
+        if isinstance(section, dict) and isinstance(section.get("sources"), list)
+        for source in section["sources"]
+    ]
+    return [
+        f"{params}: curate.{stage}.sources names {source!r}, which is no source; ingest.sources has {', '.join(sorted(known))}"
+        for stage, source in named
+        if known and source not in known
     ]
 
 

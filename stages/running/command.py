@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
+from stages.running.garbage import imported
 from stages.running.leash import alone, follow_parent
 from stages.running.section import Section, read_params, section_of
 
@@ -26,6 +27,7 @@ WORK = Path(".work")
 
 def run(stage: Callable[..., None]) -> None:
     """Run `stage` with this process's arguments; a user's mistake ends in one plain message and exit status 2."""
+    imported()
     follow_parent()
     name = stage.__name__
     arguments = _parser(stage).parse_args()

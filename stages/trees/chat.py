@@ -4,12 +4,14 @@ import re
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from transformers import ProcessorMixin
 
 from stages.corpus.example import IMAGE, Turn
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -48,7 +50,7 @@ class Tokens:
 class Chat:
     """A processor's chat template as a function of conversations."""
 
-    def __init__(self, processor: ProcessorMixin, stops: Collection[int]) -> None:
+    def __init__(self, processor: "ProcessorMixin", stops: Collection[int]) -> None:
         """`stops`: the ids on which the model stops generating."""
         self.processor: Any = processor
         self.stops = stops
@@ -175,7 +177,7 @@ class Chat:
         return tail
 
 
-def image_token(processor: ProcessorMixin) -> str:
+def image_token(processor: "ProcessorMixin") -> str:
     """What stands for a picture in the words that `processor` is given."""
     return getattr(processor, "image_token", IMAGE)
 

@@ -1,7 +1,7 @@
 """The tree: one image prefix, several branches; and a table of trees in Parquet."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,34 +38,29 @@ class Tree:
         return len(self.prefix) + sum(len(branch.ids) for branch in self.branches)
 
 
+BRANCH = {
+    "source": pa.string(),
+    "row": pa.int64(),
+    "task": pa.string(),
+    "kind": pa.string(),
+    "ids": pa.list_(pa.int32()),
+    "supervised": pa.list_(pa.bool_()),
+}
 SCHEMA = pa.schema(
-    [
-        ("images", pa.list_(pa.string())),
-        ("prefix", pa.list_(pa.int32())),
-        (
-            "branches",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("source", pa.string()),
-                        ("row", pa.int64()),
-                        ("task", pa.string()),
-                        ("kind", pa.string()),
-                        ("ids", pa.list_(pa.int32())),
-                        ("supervised", pa.list_(pa.bool_())),
-                    ]
-                )
-            ),
-        ),
-    ]
+    {"images": pa.list_(pa.string()), "prefix": pa.list_(pa.int32()), "branches": pa.list_(pa.struct(BRANCH.items()))}
 )
 ROWS_A_GROUP = 1000
 
 
 def write(path: Path, trees: Iterable[Tree]) -> None:
     """Write `trees` as one Parquet file; equal trees give equal bytes."""
-    table = pa.Table.from_pylist([asdict(tree) for tree in trees], schema=SCHEMA)
-    pq.write_table(table, path, row_group_size=ROWS_A_GROUP)
+    grown = list(trees)
+    columns = {
+        "images": [tree.images for tree in grown],
+        "prefix": [tree.prefix for tree in grown],
+        "branches": [[{name: getattr(branch, name) for name in BRANCH} for branch in tree.branches] for tree in grown],
+    }
+    pq.write_table(pa.table(columns, schema=SCHEMA), path, row_group_size=ROWS_A_GROUP)
 
 
 def read(path: Path) -> list[Tree]:

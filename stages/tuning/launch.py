@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from stages.models.device import resolve_device
+from stages.running.garbage import imported
 from stages.running.leash import follow_parent
 from stages.tuning.params import Tuning
 
@@ -115,6 +116,7 @@ def main() -> None:
     )
     from stages.tuning.loop import tune
 
+    imported()
     try:
         tune(job["stage"], params, *(Path(job[name]) for name in PATHS))
     except (ValueError, FileNotFoundError) as error:

@@ -12,12 +12,15 @@ from stages.benchmarks.held_out import questions
 from stages.corpus import example
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
-from stages.models.answering import Answerer
+from stages.models import answering
+from stages.models.asking import How
 from stages.models.loading import load_processor, load_stops
 from stages.render import conversation
 from stages.trees.chat import Chat
 
-PARAMS = Params(models=["base", "align"], device="cpu", threads=1, precision="fp32", batch=8, short_tokens=4, long_tokens=32)
+PARAMS = Params(
+    models=["base", "align"], device="cpu", threads=1, processes=1, precision="fp32", batch=8, short_tokens=4, long_tokens=32
+)
 
 
 @dataclass
@@ -27,11 +30,8 @@ class Fake:
     made: list = field(default_factory=list)
     asked: list = field(default_factory=list)
 
-    def __call__(self, *how):
-        self.made.append(how)
-        return self
-
-    def answer(self, questions):
+    def __call__(self, model, questions, how):
+        self.made.append((model, how))
         self.asked += questions
         return [str(number) for number in range(len(questions))]
 
@@ -39,7 +39,7 @@ class Fake:
 @pytest.fixture
 def model(monkeypatch):
     fake = Fake()
-    monkeypatch.setattr(stage, "Answerer", fake)
+    monkeypatch.setattr(stage, "ask", fake)
     return fake
 
 
@@ -95,7 +95,7 @@ def ask(tmp_path, benchmarks, held_out, name="align"):
 def test_every_benchmark_and_the_held_out_rows_are_asked_in_one_go(tmp_path, model, benchmarks, held_out):
     answers = ask(tmp_path, benchmarks, held_out)
 
-    assert model.made == [(tmp_path / "model", "cpu", 1, "fp32", 8)]
+    assert model.made == [(tmp_path / "model", How("cpu", threads=1, processes=1, precision="fp32", batch=8))]
     assert len(model.asked) == 2 + 3 + 1 + 1 + 2 + 2
     assert model.asked[0].image == b"mme/images/color/1.png"
     assert model.asked[-1].image == b"held out"
@@ -133,10 +133,10 @@ def test_a_held_out_question_is_sent_as_it_would_have_been_taught(tmp_path, tiny
     example.write(tmp_path / "held_out.parquet", [row])
     taught = Chat(load_processor(tiny_model), load_stops(tiny_model)).tokens(row.turns, [(24, 24)] * pictures).prompts[0]
 
-    answerer, sent = Answerer(tiny_model, "cpu", 1, "fp32", batch=1), []
+    answerer, sent = answering.Answerer(tiny_model, "cpu", 1, "fp32"), []
     generate = answerer.model.generate
     answerer.model.generate = lambda **inputs: sent.extend(inputs["input_ids"].tolist()) or generate(**inputs)
-    answerer.answer([stage._question(item, PARAMS) for item in questions(tmp_path / "held_out.parquet", tmp_path / "ingest")])
+    answerer([stage._question(item, PARAMS) for item in questions(tmp_path / "held_out.parquet", tmp_path / "ingest")])
 
     assert [tuple(ids) for ids in sent] == [taught]
 

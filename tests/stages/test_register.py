@@ -20,7 +20,7 @@ from stages.benchmarks.champion import champion_of
 from stages.benchmarks.gate import Gate
 from stages.corpus.images import ImageWriter
 from stages.models import tiny
-from stages.models.answering import Answerer, Question
+from stages.models.asking import How, Question, ask
 from stages.models.loading import load_model
 from stages.models.sections import Tiny
 from stages.models.served import picture_of
@@ -110,9 +110,8 @@ class Chain:
                 for text, kind in zip(QUESTIONS, ["short", "judgement", "long", "choice"], strict=True)
             )
         ]
-        answerer = Answerer(self.folder / model, "cpu", 1, "fp32", 4)
         asked = [Question(pictures[row["image"]], row["question"], 12 if row["kind"] == "long" else 4) for row in rows]
-        for row, answer in zip(rows, answerer.answer(asked), strict=True):
+        for row, answer in zip(rows, ask(self.folder / model, asked, How("cpu", 1, 1, "fp32", 4)), strict=True):
             row |= {"truth": "red", "answer": answer}
         file = self.folder / "answer" / model / "held_out/answers.jsonl"
         file.parent.mkdir(parents=True)

@@ -13,7 +13,7 @@ from stages.corpus.images import ImageWriter
 from stages.render import Params, conversation, render
 from stages.trees import tree
 
-PARAMS = Params(seed=1, max_tokens=60)
+PARAMS = Params(seed=1, max_tokens=60, processes=1)
 INSTRUCTIONS = {("s", "colour"): ["What colour is it?", "Name the colour.", "Which colour do you see?"]}
 
 
@@ -34,7 +34,7 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
         json.dumps({"colour": {"domain": "d", "kind": "short", "instructions": INSTRUCTIONS["s", "colour"]}})
     )
 
-    def run(*rows: Example, held_out: tuple[Example, ...] = (), model: Path = tiny_model) -> Path:
+    def run(*rows: Example, held_out: tuple[Example, ...] = (), model: Path = tiny_model, processes: int = 1) -> Path:
         curated, out = tmp_path / "curate", tmp_path / "render"
         curated.mkdir()
         out.mkdir()
@@ -42,7 +42,7 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
             example.write(curated / f"{name}.parquet", [])
         example.write(curated / "train.parquet", rows)
         example.write(curated / "held_out.parquet", held_out)
-        render(PARAMS, curated, tmp_path / "ingest", model, out)
+        render(PARAMS.model_copy(update={"processes": processes}), curated, tmp_path / "ingest", model, out)
         return out
 
     run.digests = digests  # type: ignore[attr-defined]
@@ -121,6 +121,20 @@ def test_a_row_whose_answer_alone_does_not_end_is_in_the_ledger_with_that_check(
     certificate = json.loads((out / "certificate.json").read_text())
     assert certificate["stages"]["train"]["failed_checks"] == {"end": 1}
     assert "end" in certificate["checks"]
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_bytes_of_one(rendered, tmp_path):
+    rows = [row(number, f"<image>\nWhat is {number}?", "red", images=rendered.digests[number % 2 :][:1]) for number in range(4)]
+    rows += [row(number, f"What is {number}?", "red" if number % 9 else "r</s>d") for number in range(4, 99)]
+    written = []
+    for processes in (1, 2):
+        out = rendered(*rows, processes=processes)
+        written.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+        shutil.rmtree(out)
+        shutil.rmtree(tmp_path / "curate")
+    assert written[0] == written[1]
+    assert len(written[0]) == 6
 
 
 def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened(rendered):

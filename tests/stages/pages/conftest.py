@@ -183,6 +183,7 @@ def make_items(tasks: Any, digests: list[str], draw: random.Random) -> list[dict
         for number, digest in enumerate(digests)
         for place, (task, (kind, question, answers)) in enumerate(tasks.items())
     ]
+    asked += [("held_out", "describe", "short", digests[0], "tasks/of-another-kind", "What is it?", "A square.", ["A square."])]
     asked += [
         ("pope", split, "judgement", "pope/images/0.png", f"{split}/{number}", "Is there a dog?", "no", ["yes", "no"])
         for split in ("random", "popular", "adversarial")

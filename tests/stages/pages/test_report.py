@@ -131,6 +131,11 @@ def test_a_task_of_several_kinds_stands_once_in_each_table_so_that_the_mean_is_t
     assert alike.rows == (TaskRow("mixed", "long", 1, (0.5,)),)
 
 
+def test_the_opening_counts_a_task_of_several_kinds_once(run, page):
+    tested = {item["task"] for item in run.items if item["benchmark"] == "held_out"}
+    assert f"{len(tested)} tasks were tested" in words(page)
+
+
 def test_the_gallery_shows_each_models_answer_beside_the_truth(run, page):
     asked = re.findall(r'<article class="asked.*?</article>', part(page, "gallery"), re.DOTALL)
     assert asked

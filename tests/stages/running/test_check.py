@@ -99,6 +99,30 @@ def test_a_number_that_would_stop_a_late_stage_is_a_fault_before_the_first(tmp_p
     assert found[sections[stage][key]] == []
 
 
+@pytest.mark.parametrize(
+    ("connect", "words"),
+    [
+        ({"rows": 0}, "curate.connect.rows: Input should be greater than 0, got 0"),
+        ({"sources": []}, "curate.connect.sources: List should have at least 1 item"),
+        (
+            {"sources": ["caption"]},
+            "curate.connect.sources names 'caption', which is no source; ingest.sources has captions, chats",
+        ),
+    ],
+)
+def test_a_tuning_stage_that_would_have_nothing_to_learn_from_is_a_fault_before_any_row_is_read(
+    tmp_path, monkeypatch, connect, words
+):
+    monkeypatch.chdir(ROOT)
+    sections = yaml.safe_load((ROOT / "profiles" / "embedded.yaml").read_text(encoding="utf-8"))
+    sections["curate"]["connect"] |= connect
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+
+    found = faults(tmp_path / "params.yaml", ROOT / "dvc.yaml")
+
+    assert [words in fault for fault in found] == [True]
+
+
 def test_outside_a_project_it_says_where_to_run(tmp_path):
     (tmp_path / "params.yaml").write_text("{}")
 
