@@ -56,7 +56,7 @@ run: setup  ## the whole chain: data, model, report, registered version; does on
 	print("model    models:/{name}/{version}".format(**v), "= models:/{name}@champion".format(**v) if v["promoted"] else "")'
 
 test: setup  ## all tests: the fast ones, then the slow ones (chains, servers, kills)
-	python -m pytest -q
+	python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 	python -m pytest -q -m slow
 
 check: setup  ## what a change must pass before its tests: style, format, types, wiring
