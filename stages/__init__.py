@@ -3,7 +3,7 @@
 import os
 import sys
 
-from stages.running.garbage import importing
+from stages.running.garbage import start
 
 # Set before any library is imported, because each reads its switch only once, at import.
 QUIET = {
@@ -29,4 +29,4 @@ for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
 if sys.argv[0] == "-m":  # as it is while `python -m stages.…` looks for its module: this process is a command of ours
-    importing()
+    start()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from stages.benchmarks import BENCHMARKS, held_out
 from stages.benchmarks.benchmark import ASKED, SHORT_KINDS, Item, Scored
@@ -17,22 +17,29 @@ from stages.running.section import Section
 class Params(Section):
     """The `answer` section of params.yaml."""
 
-    models: list[str]
-    """The models to ask, by the stage that makes each, from the first to the last."""
+    models: list[Literal["base", "connect", "train", "align"]]
+    """The models to ask, by the stage that makes each, from the first to the last; register needs base and align."""
     device: Literal["auto", "cpu", "cuda"]
     """auto takes a GPU where there is one."""
-    threads: int
+    threads: PositiveInt
     """CPU threads of each process; another number can give other last bits, and so now and then another word."""
     processes: PositiveInt
     """On CPU so many share the batches, each with a copy of the model; a GPU is driven by one."""
     precision: Literal["bf16", "fp32"]
     """Numbers the model computes with; fp32 answers the same in a batch as alone."""
-    batch: int
+    batch: PositiveInt
     """Questions in one generate call."""
-    short_tokens: int
+    short_tokens: PositiveInt
     """Longest answer to a short, choice or judgement question, in tokens."""
-    long_tokens: int
+    long_tokens: PositiveInt
     """Longest answer to any other question, in tokens."""
+
+    @field_validator("models")
+    @classmethod
+    def _has_what_is_compared(cls, models: list[str]) -> list[str]:
+        if missing := [model for model in ("base", "align") if model not in models]:
+            raise ValueError(f"must name {' and '.join(missing)} too: register compares the tuned model with the base")
+        return models
 
 
 def answer(

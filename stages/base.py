@@ -1,8 +1,12 @@
 """Put the base model into one local folder: built tiny, or a hub or local model at a pinned revision."""
 
+from typing import Self
+
+from pydantic import model_validator
+
 from stages.collection.sentences import sentences
 from stages.models import loading
-from stages.models.sections import Tiny
+from stages.models.sections import Tiny, check_pinned
 from stages.models.tiny import build
 from stages.running import command
 from stages.running.command import Out
@@ -20,6 +24,12 @@ class Params(Section):
     """Draws the tiny model's first weights."""
     tiny: Tiny
     """Sizes of the tiny model; read only when `model` is tiny."""
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        if self.model != "tiny":
+            check_pinned(self.model, self.revision)
+        return self
 
 
 TOKENIZER_TEXTS = 20_000

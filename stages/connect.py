@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import field_validator
+
 from stages.running import command
 from stages.running.command import Out
 from stages.tuning.launch import launch
@@ -11,11 +13,16 @@ from stages.tuning.params import Tuning
 class Params(Tuning):
     """How `connect` tunes."""
 
+    @field_validator("replay")
+    @classmethod
+    def _nothing_came_before(cls, replay: float) -> float:
+        if replay:
+            raise ValueError("must be 0: no stage comes before connect")
+        return replay
+
 
 def connect(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
     """Tune the model in `base` on the trees of `rendered`."""
-    if params.replay:
-        raise ValueError(f"connect.replay must be 0, got {params.replay}: no stage comes before it; change it in params.yaml")
     launch("connect", params, rendered, rendered, ingested, base, model, metrics, curve)
 
 

@@ -13,9 +13,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -68,6 +68,18 @@ class Params(Section):
     """Whether every judgement task keeps as many Yes as No."""
     held_out: Annotated[float, Field(ge=0, lt=1)]
     """Share of the pictures of train's sources kept for testing, 0 to 1; all rows behind one, of any source, go with it."""
+
+    @model_validator(mode="after")
+    def _a_source_feeds_one_stage(self) -> Self:
+        stage_of: dict[str, str] = {}
+        for stage, section in (("connect", self.connect), ("train", self.train), ("align", self.align)):
+            for source in section.sources:
+                if stage_of.setdefault(source, stage) != stage:
+                    raise ValueError(
+                        f"{stage}.sources and {stage_of[source]}.sources both name {source!r}; a source feeds one tuning stage"
+                        ", so that each of its rows ends in one state"
+                    )
+        return self
 
 
 Key = tuple[str, int]
@@ -215,11 +227,6 @@ def _stage_of(params: Params, known: set[str]) -> dict[str, str]:
                 raise ValueError(
                     f"params.yaml, curate.{stage}.sources names {source!r}, and no such source was ingested; "
                     f"there are {', '.join(sorted(known))} (ingest.sources)"
-                )
-            if source in stage_of:
-                raise ValueError(
-                    f"params.yaml, curate.{stage}.sources and curate.{stage_of[source]}.sources both name {source!r}; "
-                    "a source feeds one tuning stage, so that each of its rows ends in one state"
                 )
             stage_of[source] = stage
     return stage_of

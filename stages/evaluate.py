@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import PositiveInt
 
 from stages.benchmarks import BENCHMARKS, held_out
 from stages.benchmarks.benchmark import ASKED, Result, Scored, write_jsonl
@@ -38,7 +39,7 @@ class Params(Section):
 
     seed: int
     """Draws the bootstrap and the examples the report shows."""
-    resamples: int
+    resamples: PositiveInt
     """Of the bootstrap; 1000 give intervals that are steady to about a hundredth of their width."""
     judge: JudgeParams
     """Who marks open answers."""

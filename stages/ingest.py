@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -39,6 +39,13 @@ class Source(Section):
     """The pictures, in the folder: a folder or a zip; null for a source of text alone."""
     origin: Literal["human", "synthesized"]
     """Who wrote the answers."""
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"is no known format; known: {', '.join(sorted(FORMATS))}")
+        return name
 
 
 class Params(Section):
@@ -86,8 +93,6 @@ def _source(params: Params, name: str) -> tuple[Source, Reader]:
     if name not in params.sources:
         raise ValueError(f"params.yaml, ingest.sources has no {name!r}; it has {', '.join(sorted(params.sources))}")
     about = params.sources[name]
-    if about.format not in FORMATS:
-        raise ValueError(f"params.yaml, ingest.sources.{name}.format is {about.format!r}; known: {', '.join(sorted(FORMATS))}")
     return about, FORMATS[about.format]
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -36,7 +36,7 @@ class Params(Section):
 
     seed: int
     """Draws the instruction of each templated row."""
-    max_tokens: int
+    max_tokens: PositiveInt
     """Longest conversation, and longest tree, in tokens; a longer conversation ends in the ledger as too_long."""
     processes: PositiveInt
     """So many share the proving; what they write is the same."""
@@ -67,11 +67,11 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
     def asked(name: str) -> list[Example]:
         return [conversation(row, instructions, params.seed) for row in example.read(curated / f"{name}.parquet")]
 
-    groups = [group for stage in TUNED for group in grouped(stage, asked(stage), ingested)]
+    selected = {stage: behind(asked(stage)) for stage in TUNED}
     grown: dict[str, Grown] = {stage: ([], []) for stage in TUNED}
-    for group, (trees, lines) in zip(groups, prove_groups(groups, model, params), strict=True):
-        grown[group.stage][0].extend(trees)
-        grown[group.stage][1].extend(lines)
+    for stage, trees, lines in proved(selected, ingested, model, params):
+        grown[stage][0].extend(trees)
+        grown[stage][1].extend(lines)
     for stage, (trees, _) in grown.items():
         (rendered / stage).mkdir(parents=True)
         tree.write(rendered / stage / "trees.parquet", trees)
@@ -116,22 +116,34 @@ def conversation(row: Example, instructions: dict[tuple[str, str], list[str]], s
     return replace(row, turns=turns, templated=False)
 
 
-def grouped(stage: str, rows: Sequence[Example], ingested: Path) -> list[Group]:
+def behind(rows: Iterable[Example]) -> list[list[Example]]:
     """`rows` by their pictures, in the order of these; text alone has no prefix to share, so each such row is a group."""
-    behind: dict[tuple[str, ...], list[Example]] = {}
+    groups: dict[tuple[str, ...], list[Example]] = {}
     for row in rows:
-        behind.setdefault(row.images or ("text", row.source, str(row.row)), []).append(row)
-    content = dict(read_images(stores(ingested), {digest for row in rows for digest in row.images}))
-    return [
-        Group(stage, tuple(group), tuple(content[digest] for digest in group[0].images)) for _, group in sorted(behind.items())
-    ]
+        groups.setdefault(row.images or ("text", row.source, str(row.row)), []).append(row)
+    return [group for _, group in sorted(groups.items())]
 
 
-def prove_groups(groups: Sequence[Group], model: Path, params: Params) -> Iterator[Grown]:
-    """What becomes of each group; several processes take pieces of some groups in turn."""
-    pieces = [groups[first : first + PIECE] for first in range(0, len(groups), PIECE)]
-    grown = mapped(Grower, (model, params.max_tokens), pieces, params.processes)
-    yield from progress(chain.from_iterable(grown), "render", "tree", total=len(groups))
+def proved(
+    selected: Mapping[str, list[list[Example]]], ingested: Path, model: Path, params: Params
+) -> Iterator[tuple[str, list[Tree], list[ledger.Line]]]:
+    """For each group of each tuning stage: the stage, and what becomes of the group. Processes take some groups at a time."""
+    stages = chain.from_iterable([stage] * len(groups) for stage, groups in selected.items())
+    grown = mapped(Grower, (model, params.max_tokens), pieces(selected, ingested), params.processes)
+    total = sum(map(len, selected.values()))
+    for stage, one in zip(stages, progress(chain.from_iterable(grown), "render", "tree", total=total), strict=True):
+        yield stage, *one
+
+
+def pieces(selected: Mapping[str, list[list[Example]]], ingested: Path) -> Iterator[list[Group]]:
+    """Some groups at a time, with their pictures; of the pictures, only one stage's are in memory."""
+    for stage, groups in selected.items():
+        content = dict(read_images(stores(ingested), {digest for group in groups for digest in group[0].images}))
+        for first in range(0, len(groups), PIECE):
+            yield [
+                Group(stage, tuple(group), tuple(content[digest] for digest in group[0].images))
+                for group in groups[first : first + PIECE]
+            ]
 
 
 class Grower:
@@ -154,7 +166,7 @@ class Grower:
 
     def _grow(self, group: Group) -> Grown:
         shown = [Image.open(io.BytesIO(picture), formats=FORMATS).convert("RGB") for picture in group.pictures]
-        proved, lines = [], []
+        sound, lines = [], []
         for row, tokens in zip(group.rows, prove_all(self.chat, [row.turns for row in group.rows], shown), strict=True):
             state, reason = "ready", group.stage
             if isinstance(tokens, Unproved):
@@ -162,9 +174,9 @@ class Grower:
             elif len(tokens.ids) > self.max_tokens:
                 state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {self.max_tokens}"
             else:
-                proved.append((row, tokens))
+                sound.append((row, tokens))
             lines.append(ledger.Line(row.source, row.row, row.id, row.task, state, reason))
-        return list(plant(group.rows[0].images, proved, self.max_tokens)), lines
+        return list(plant(group.rows[0].images, sound, self.max_tokens)), lines
 
 
 def plant(images: tuple[str, ...], proved: Sequence[tuple[Example, Tokens]], max_tokens: int) -> Iterator[Tree]:

@@ -6,7 +6,9 @@ it takes the same road as a user's.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt
 
 from stages.collection import benchmarks, digits, human, mmbench, synthesized
 from stages.collection.album import Album
@@ -21,21 +23,20 @@ class Params(Section):
 
     seed: int
     """Draws everything but the cut of the digits: same seed, same bytes."""
-    scenes: int
+    scenes: PositiveInt
     """Composed pictures behind the human-labelled tasks, beside one picture for each digit not held out."""
-    digits_held_out: int
+    digits_held_out: Annotated[int, Field(ge=1, lt=1797)]
     """How many of scikit-learn's 1,797 handwritten digits only benchmarks may show."""
-    captions: int
+    captions: PositiveInt
     """Pictures with a caption."""
-    chats: int
+    chats: PositiveInt
     """Synthesized rows in LLaVA's format; about four are behind one picture."""
-    benchmark_images: int
+    benchmark_images: PositiveInt
     """Pictures per benchmark, and questions of the multiple-choice one before rotation."""
 
 
 def sample(params: Params, collection: Out) -> None:
     """Write `tasks/`, `captions/`, `chats/` and `benchmarks/` below `collection`."""
-    _check(params)
     known, held_out = digits.scans(params.digits_held_out)
     albums = [
         _tasks(params, known, collection / "tasks"),
@@ -76,13 +77,6 @@ def _chats(params: Params, scans: list[int], folder: Path) -> Album:
     _write(folder / "annotations.json", synthesized.chats(scenes, album, params.chats))
     album.write_zip(folder / "images.zip")
     return album
-
-
-def _check(params: Params) -> None:
-    for name in ("scenes", "captions", "chats", "benchmark_images"):
-        given = getattr(params, name)
-        if given < 1:
-            raise ValueError(f"sample.{name} must be 1 or more, got {given}; change it in params.yaml")
 
 
 def _write(path: Path, content: Any) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import PositiveInt, model_validator
 
 from stages.running.progress import progress
 from stages.running.section import Section
@@ -58,8 +60,14 @@ class JudgeParams(Section):
     """Name of the environment variable that holds the endpoint's key; any value there for servers that want none."""
     temperature: float
     """Of the endpoint's answers; the official judge used 0.2."""
-    tries: int
+    tries: PositiveInt
     """How often a case is put to the endpoint before it counts as missing."""
+
+    @model_validator(mode="after")
+    def _endpoint_is_named(self) -> Self:
+        if self.kind == "endpoint" and (self.url is None or self.model is None):
+            raise ValueError("an endpoint needs its url and its model")
+        return self
 
 
 def judge_of(params: JudgeParams) -> Judge:
@@ -70,16 +78,13 @@ def judge_of(params: JudgeParams) -> Judge:
     """
     if params.kind == "rules":
         return RulesJudge()
-    if params.url is None or params.model is None:
-        raise ValueError("evaluate.judge is an endpoint, so its url and model must be given in params.yaml")
+    assert params.url is not None and params.model is not None, "JudgeParams lets no endpoint through without"  # noqa: PT018
     key = os.environ.get(params.api_key_env)
     if not key:
         raise ValueError(
             f"evaluate.judge is an endpoint, and the environment variable {params.api_key_env} (api_key_env) is not set; "
             "set it to the endpoint's key, or to any word if it wants none"
         )
-    if params.tries < 1:
-        raise ValueError(f"evaluate.judge.tries must be at least 1, got {params.tries}")
     return EndpointJudge(params.url, params.model, key, params.temperature, params.tries)
 
 

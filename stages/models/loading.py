@@ -4,13 +4,14 @@ Only safetensors, never a pickle; never code that came with the weights; never a
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
+
+from stages.models.sections import check_pinned
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """The files of a model folder that are needed; pickles, code and other frameworks' weights are not."""
@@ -31,11 +32,7 @@ def fetch(model: str, revision: str | None, folder: Path) -> None:
             for path in sorted(local.glob(pattern)):
                 shutil.copyfile(path, folder / path.name)
     else:
-        if revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision):
-            raise ValueError(
-                f"base.model {model!r} is no local folder, so it is taken for a hub id, and base.revision must pin its "
-                f"commit (40 hex digits), got {revision!r}; a branch name could mean another model tomorrow"
-            )
+        check_pinned(model, revision)
         # Imported here: a local or tiny model never needs the hub's client.
         from huggingface_hub import snapshot_download
 

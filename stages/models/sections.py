@@ -1,8 +1,10 @@
 """The parts of params.yaml that describe models; apart from the models' code, so that reading params needs no torch."""
 
-from typing import Annotated, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from stages.running.section import Section
 
@@ -28,6 +30,28 @@ class Tiny(Section):
     """Attention heads, in both."""
     vocabulary: PositiveInt
     """Size of the tokenizer's vocabulary, special tokens and 256 bytes included."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
+        for name in ("vision_width", "text_width"):
+            if getattr(self, name) % self.heads:
+                raise ValueError(f"{name} {getattr(self, name)} must be a multiple of heads {self.heads}")
+        return self
+
+
+def check_pinned(model: str, revision: str | None) -> None:
+    """Refuse a hub id whose commit is not pinned.
+
+    Raises:
+        ValueError: `model` is no local folder, and `revision` no commit of 40 hex digits.
+    """
+    if not Path(model).is_dir() and (revision is None or not re.fullmatch(r"[0-9a-f]{40}", revision)):
+        raise ValueError(
+            f"base.model {model!r} is no local folder, so it is taken for a hub id, and base.revision must pin its "
+            f"commit (40 hex digits), got {revision!r}; a branch name could mean another model tomorrow"
+        )
 
 
 class Parts(Section):

@@ -37,17 +37,7 @@ def build(params: Tiny, seed: int, texts: Iterable[str], folder: Path) -> None:
     """Write model, tokenizer, processor and chat template to `folder`, as any model of the hub lies there.
 
     `texts` is what the tokenizer learns its words from. Same arguments, same bytes.
-
-    Raises:
-        ValueError: the picture's side is no multiple of the patch's, or a width no multiple of the heads.
     """
-    if params.image_size % params.patch_size:
-        raise ValueError(
-            f"base.tiny.image_size {params.image_size} must be a multiple of base.tiny.patch_size {params.patch_size}"
-        )
-    for name in ("vision_width", "text_width"):
-        if getattr(params, name) % params.heads:
-            raise ValueError(f"base.tiny.{name} {getattr(params, name)} must be a multiple of base.tiny.heads {params.heads}")
     tokenizer = train_tokenizer(texts, params.vocabulary)
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(

@@ -143,6 +143,7 @@ def _unknown_sources(sections: dict[str, Any], known: set[str], params: Path) ->
         for stage, section in (curate.items() if isinstance(curate, dict) else ())
         if isinstance(section, dict) and isinstance(section.get("sources"), list)
         for source in section["sources"]
+        if isinstance(source, str)
     ]
     return [
         f"{params}: curate.{stage}.sources names {source!r}, which is no source; ingest.sources has {', '.join(sorted(known))}"

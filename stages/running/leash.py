@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from stages.running.garbage import imported
+
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ash", "ksh"}
 LOOK_EVERY_SECONDS = 0.2
 STARTED_BY_A_PROGRAM = ("DVC_STAGE", "PREFECT__FLOW_RUN_ID")
@@ -73,8 +75,9 @@ def _is_adopter(starter: psutil.Process, ours: list[psutil.Process]) -> bool:
 
 
 def _watch(starter: psutil.Process) -> None:
-    while starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(LOOK_EVERY_SECONDS)
+    with contextlib.suppress(psutil.NoSuchProcess):  # gone between the two looks
+        while starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(LOOK_EVERY_SECONDS)
     _end(f"the process that started this one (pid {starter.pid}) is gone")
 
 
@@ -101,6 +104,7 @@ def alone(name: str, work: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    imported()  # what follows may be a server, which makes garbage for as long as it lives
     follow_parent()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -65,7 +65,7 @@ def _faults(name: str, kind: type[Section], error: ValidationError) -> str:
             lines.append(f"{key} is no known key; known here: {known}")
         elif fault["type"] == "missing":
             lines.append(f"{key} is missing; every key of a section must be given")
-        elif fault["type"] == "value_error" and not fault["loc"]:  # of several keys together
+        elif fault["type"] == "value_error" and isinstance(fault["input"], dict):  # of several keys together
             lines.append(f"{key}: {fault['ctx']['error']}")
         else:
             lines.append(f"{key}: {fault['msg']}, got {fault['input']!r}")

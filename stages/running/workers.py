@@ -1,12 +1,13 @@
 """Many pieces of work in several processes of this machine; what comes out has the order of the pieces."""
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from stages.running.garbage import imported, importing
+from stages.running.garbage import imported, importing, start
 from stages.running.leash import follow_parent
 
 Piece = TypeVar("Piece")
@@ -32,7 +33,10 @@ def mapped(
         concurrent.futures.process.BrokenProcessPool: a process was killed, by the system for its memory perhaps.
     """
     if processes == 1:
-        yield from map(make(*given), pieces)
+        importing()
+        work = make(*given)
+        imported()
+        yield from map(work, pieces)
         return
     waiting: deque[Future[Result]] = deque()
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
@@ -48,7 +52,10 @@ def mapped(
 
 
 def _begin() -> None:
-    importing()
+    start()
+    starter = multiprocessing.parent_process()
+    if starter is None or os.getppid() != starter.pid:
+        os._exit(1)  # it was gone before this one was ready, and whoever took this one in is not to be followed
     follow_parent()
 
 

@@ -11,7 +11,7 @@ from stages.trees.chat import Chat, Tokens, Unproved
 
 CHECKS = {
     "template": "each prompt is a prefix of the conversation, so that what is learnt is what will be asked",
-    "answer": "the supervised tokens decode to exactly the answers",
+    "answer": "the supervised tokens decode to exactly the answers, but for white space that the template puts around them",
     "end": "the last supervised token of each answer is one on which generation stops",
     "image": "there are as many image tokens as the processor emits for these pictures",
     "prompt": "each prompt equals apply_chat_template(..., add_generation_prompt=True), token for token",

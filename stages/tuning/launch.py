@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from stages.models.device import resolve_device
-from stages.running.garbage import imported
+from stages.running.garbage import imported, importing
 from stages.running.leash import follow_parent
 from stages.tuning.params import Tuning
 
@@ -39,12 +39,14 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         ValueError: the params or the trees cannot be tuned with: nothing was begun, or a process refused them.
         RuntimeError: a process ended badly; what it said stands above.
     """
-    params = Tuning.model_validate({**params.model_dump(), "processes": processes(params)})
+    params = divided(stage, params)
     if not pq.read_metadata(paths[0] / "trees.parquet").num_rows:
         raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
     if params.processes == 1:
+        importing()
         from stages.tuning.loop import tune  # here, for it takes seconds, and who starts others need not wait
 
+        imported()
         tune(stage, params, *paths)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -62,11 +64,22 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         raise RuntimeError(f"{stage} in {params.processes} processes ended with statuses {statuses}; what they said is above")
 
 
-def processes(params: Tuning) -> int:
-    """As many as `params` say, but no more than GPUs where it runs on GPUs."""
-    if resolve_device(params.device) == "cuda":
-        return min(params.processes, torch.cuda.device_count())
-    return params.processes
+def divided(stage: str, params: Tuning) -> Tuning:
+    """`params` with as many processes as they say, but no more than GPUs where it runs on GPUs.
+
+    Raises:
+        ValueError: a step cannot be divided among so few.
+    """
+    if resolve_device(params.device) == "cpu" or torch.cuda.device_count() >= params.processes:
+        return params
+    gpus = torch.cuda.device_count()
+    if params.trees_per_step % (params.trees_per_batch * gpus):
+        raise ValueError(
+            f"{stage}.processes is {params.processes}, but there are {gpus} GPUs, and {stage}.trees_per_step "
+            f"{params.trees_per_step} is no multiple of {stage}.trees_per_batch {params.trees_per_batch} x {gpus}; "
+            "change one of them in params.yaml"
+        )
+    return params.model_copy(update={"processes": gpus})
 
 
 def environment(params: Tuning, rank: int) -> dict[str, str]:

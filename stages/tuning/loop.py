@@ -69,6 +69,7 @@ def tune(
     reason = "share_prefix is never" if params.share_prefix == "never" else why_not_shared(loaded.config)
     if reason is not None:
         print(f"{stage}: branches are tuned as separate rows, because {reason}")
+    refuse_idle(stage, params, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
     collator = Collator(Pixels(ingested, trees, processor), processor, reason is None, device == "cpu", params.weighting)
@@ -94,6 +95,21 @@ def tune(
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
         discard(work)
+
+
+def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
+    """Refuse trees from which nothing that is tuned could learn.
+
+    Raises:
+        ValueError: some have no picture, and the language model, all that reads them, is frozen.
+    """
+    bare = [one.branches[0] for one in trees if not one.images]
+    if bare and params.parts.language_model == "frozen":
+        raise ValueError(
+            f"{len(bare)} conversations of {stage} have no picture (first: row {bare[0].row} of source {bare[0].source}), and "
+            f"{stage}.parts.language_model is frozen, so nothing would learn from them; set it to full or lora, or take only "
+            f"sources with pictures (curate.{stage}.sources) in params.yaml"
+        )
 
 
 class TreeTrainer(Trainer):

@@ -64,6 +64,8 @@ class Muon(torch.optim.Muon):
         assert closure is None, "this optimizer takes no closure"
         for group in self.param_groups:
             stepped = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not stepped:
+                continue
             directions = [self._direction(parameter, group["momentum"]) for parameter in stepped]
             made = orthogonalised(directions, group["ns_coefficients"], group["ns_steps"], group["eps"])
             for parameter, update in zip(stepped, made, strict=True):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,8 +52,16 @@ class Ui:
             data=json.dumps(body).encode() if body else None,
             headers={"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                # Its database is locked for a moment; Prefect's own client asks again too.
+                if error.code != 503 or time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
 
     def started(self) -> set[str]:
         """The flow runs that somebody, not a schedule, started."""

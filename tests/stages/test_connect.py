@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages.connect import Params, connect
+from stages.trees import tree
+from stages.trees.tree import Branch, Tree
 
 
 def test_connect_tunes_the_connector_alone_when_the_rest_is_frozen(place, tiny_model, tuning):
@@ -22,7 +24,18 @@ def test_connect_tunes_the_connector_alone_when_the_rest_is_frozen(place, tiny_m
     }
 
 
-def test_connect_has_nothing_to_replay_and_says_so(place, tiny_model, tuning):
-    params = Params.model_validate({**tuning, "replay": 0.5})
-    with pytest.raises(ValueError, match=r"connect\.replay must be 0, got 0\.5: no stage comes before it"):
-        connect(params, place / "rendered", place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
+def test_text_alone_is_refused_where_only_picture_parts_are_tuned(place, tiny_model, tuning):
+    parts = {"vision_tower": "frozen", "connector": "full", "language_model": "frozen"}
+    bare = Tree((), (), (Branch("talks", 7, "t", "short", (3, 10, 4, 30, 1), (False, False, False, True, True)),))
+    tree.write(place / "rendered" / "trees.parquet", [*tree.read(place / "rendered" / "trees.parquet"), bare])
+    words = r"1 conversations of connect have no picture \(first: row 7 of source talks\), and connect\.parts\.language_model"
+    with pytest.raises(ValueError, match=words):
+        connect(
+            Params.model_validate({**tuning, "parts": parts}),
+            place / "rendered", place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv",
+        )  # fmt: skip
+
+
+def test_connect_has_nothing_to_replay_and_says_so(tuning):
+    with pytest.raises(ValueError, match=r"must be 0: no stage comes before connect"):
+        Params.model_validate({**tuning, "replay": 0.5})

@@ -228,8 +228,8 @@ def test_a_key_that_is_not_set_is_asked_for_by_its_name(monkeypatch):
 
 
 def test_an_endpoint_wants_an_address_and_a_model():
-    with pytest.raises(ValueError, match="its url and model must be given"):
-        judge_of(PARAMS.model_copy(update={"url": None}))
+    with pytest.raises(ValueError, match="an endpoint needs its url and its model"):
+        JudgeParams.model_validate({**PARAMS.model_dump(), "url": None})
 
 
 def test_the_rules_need_nothing():

@@ -84,25 +84,34 @@ def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     ("stage", "key", "value", "words"),
     [
         ("align", "dose", 0, "align.dose: Input should be greater than 0, got 0"),
+        ("answer", "threads", 0, "answer.threads: Input should be greater than 0, got 0"),
+        ("answer", "models", ["train", "align"], "answer.models: Value error, must name base too"),
+        ("evaluate", "resamples", 0, "evaluate.resamples: Input should be greater than 0, got 0"),
+        ("render", "max_tokens", 0, "render.max_tokens: Input should be greater than 0, got 0"),
+        ("sample", "scenes", 0, "sample.scenes: Input should be greater than 0, got 0"),
+        ("connect", "replay", 0.5, "connect.replay: Value error, must be 0: no stage comes before connect, got 0.5"),
+        ("base", "model", "nobody/nothing", "base: base.model 'nobody/nothing' is no local folder"),
         ("validate", "max_side", 8193, "validate.max_side: Value error, must be at most 8192: a registered model refuses"),
     ],
 )
 def test_a_number_that_would_stop_a_late_stage_is_a_fault_before_the_first(tmp_path, monkeypatch, stage, key, value, words):
     monkeypatch.chdir(ROOT)
     sections = yaml.safe_load((ROOT / "profiles" / "embedded.yaml").read_text(encoding="utf-8"))
-    found = {}
+    found = []
     for given in (value, sections[stage][key]):
         sections[stage][key] = given
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
-        found[given] = [fault for fault in faults(tmp_path / "params.yaml", ROOT / "dvc.yaml") if f"{stage}.{key}" in fault]
-    assert [words in fault for fault in found[value]] == [True]
-    assert found[sections[stage][key]] == []
+        found.append([fault for fault in faults(tmp_path / "params.yaml", ROOT / "dvc.yaml") if f"{stage}.{key}" in fault])
+    assert [words in fault for fault in found[0]] == [True]
+    assert found[1] == []
 
 
 @pytest.mark.parametrize(
     ("connect", "words"),
     [
         ({"rows": 0}, "curate.connect.rows: Input should be greater than 0, got 0"),
+        ({"sources": [{"captions": 1}]}, "curate.connect.sources.0: Input should be a valid string, got {'captions': 1}"),
+        ({"sources": ["captions", "tasks"]}, "train.sources and connect.sources both name 'tasks'"),
         ({"sources": []}, "curate.connect.sources: List should have at least 1 item"),
         (
             {"sources": ["caption"]},

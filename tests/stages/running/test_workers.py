@@ -2,11 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
+import psutil
 import pytest
 
+from stages.running.leash import STARTED_BY_A_PROGRAM
 from stages.running.workers import mapped
+
+ROOT = Path(__file__).parents[3]
 
 
 class Adder:
@@ -53,6 +61,45 @@ def test_several_processes_take_few_pieces_ahead():
 def test_a_fault_reaches_who_asked_in_its_own_words(processes, given, words):
     with pytest.raises(ValueError, match=words):
         list(mapped(Adder, (given,), [1, "fault", 2], processes))
+
+
+ASKER = """
+import sys, time
+from stages.running.workers import mapped
+
+class Sleeper:
+    def __call__(self, piece):
+        print("at work", flush=True)
+        time.sleep(600)
+
+if __name__ == "__main__":
+    print("asked", flush=True)
+    list(mapped(Sleeper, (), range(9), 2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["as soon as they are there", "asked", "at work"])
+def test_processes_end_with_the_one_who_asked_however_early_it_is_killed(tmp_path, when):
+    (tmp_path / "asker.py").write_text(ASKER)
+    environment = {name: value for name, value in os.environ.items() if name not in STARTED_BY_A_PROGRAM}
+    words = [sys.executable, str(tmp_path / "asker.py")]
+    asker = subprocess.Popen(words, env={**environment, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    if when == "as soon as they are there":
+        while len(started := psutil.Process(asker.pid).children(recursive=True)) < 3:  # two, and who tracks what they share
+            time.sleep(0.001)
+    else:
+        while when not in asker.stdout.readline():
+            pass
+        started = psutil.Process(asker.pid).children(recursive=True)
+
+    asker.kill()
+
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    asker.wait()
+    asker.stdout.close()
 
 
 @pytest.mark.slow

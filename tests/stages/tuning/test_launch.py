@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.trees import tree
-from stages.tuning.launch import ended, launch, processes
+from stages.tuning.launch import divided, ended, launch
 from stages.tuning.params import Tuning
 
 PROJECT = Path(__file__).parents[3]
@@ -38,14 +38,17 @@ def paths(place: Path, base: Path, name: str) -> list[Path]:
 
 
 def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_most(tuning, monkeypatch):
-    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 2})
+    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 4, "trees_per_batch": 2, "trees_per_step": 16})
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert processes(params) == 2
+    assert divided("train", params).processes == 4
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for gpus, expected in ((1, 1), (4, 2)):
+    for gpus, expected in ((1, 1), (2, 2), (8, 4)):
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
-        assert processes(params) == expected
+        assert divided("train", params).processes == expected
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ValueError, match=r"train\.processes is 4, but there are 3 GPUs, and train\.trees_per_step 16 is no"):
+        divided("train", params)
 
 
 def test_without_a_tree_to_learn_from_nothing_is_started(place, tiny_model, tuning, monkeypatch):

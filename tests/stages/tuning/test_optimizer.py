@@ -85,6 +85,12 @@ def test_muon_steps_wide_square_and_tall_matrices_as_torchs_own_does():
         assert (one - other).abs().max() < 0.05 * moved  # both iterate in bfloat16, in another order
 
 
+def test_muon_leaves_alone_what_has_no_gradient():
+    parameter = torch.nn.Parameter(torch.ones(4, 4))
+    Muon([parameter], lr=0.02, weight_decay=0.1).step()
+    assert torch.equal(parameter, torch.ones(4, 4))
+
+
 def test_norms_and_biases_do_not_decay(tiny_model, params):
     model = planned(tiny_model, params)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
