@@ -4,10 +4,12 @@ The killed run is a second run from nothing as well, in another folder: so the t
 same bytes, whatever the folder and the moment.
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -39,7 +41,7 @@ SMALL = {
         "trees_per_batch": 8,
         "checkpoint_steps": 2,
     },
-    "answer": {"threads": 1, "long_tokens": 8},
+    "answer": {"processes": 1, "long_tokens": 8},
     "evaluate": {"resamples": 20},
 }
 TARGET = "evaluate"
@@ -205,3 +207,23 @@ def test_the_second_run_does_nothing_and_takes_under_five_seconds(clean):
 
     assert "Running stage" not in said
     assert time.monotonic() - begin < 5 or os.getloadavg()[0] > (os.cpu_count() or 1), "slow, and nobody else is at work"
+
+
+def test_register_killed_again_and_again_leaves_one_version(clean):
+    chain, _ = clean
+    for after, dvc_too in ((2.0, False), (5.0, True), (8.0, False)):
+        with chain.start("dvc", "repro", "register") as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith("Running stage 'register'"):
+                    threading.Timer(after, kill, (child, dvc_too)).start()
+        assert child.returncode in (0, -9, 255)
+        put_torn_aside(chain.root, chain.root / ".work")
+
+    chain.run("dvc", "repro", "register")
+
+    verdict = json.loads((chain.root / "data" / "register" / "verdict.json").read_text())
+    with contextlib.closing(sqlite3.connect(chain.root / "mlflow.db")) as store:
+        versions = store.execute("select version from model_versions").fetchall()
+    assert versions == [(verdict["version"],)]
+    assert [condition["holds"] for condition in verdict["conditions"] if condition["name"] == "proof"]
