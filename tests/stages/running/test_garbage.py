@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[3]
 
 def thresholds(started: str, steps: str) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     code = (
-        f"import gc, sys; sys.argv[0] = {started!r}; before = gc.get_threshold(); {steps}; "
-        "print((before, gc.get_threshold(), gc.get_freeze_count()))"
+        f"import gc, sys; sys.argv[0] = {started!r}; before, held = gc.get_threshold(), gc.get_freeze_count(); {steps}; "
+        "print((before, gc.get_threshold(), gc.get_freeze_count() - held))"
     )
     return eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
