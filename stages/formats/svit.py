@@ -48,7 +48,7 @@ EMPTY = re.compile(r"\W*message is empty\W*", re.IGNORECASE)
 def rows(entry: Mapping[str, Any], file: str) -> Iterable[Mapping[str, Any]]:
     """The blocks of a raw object, each with the picture's id and its file's kind; any other object itself."""
     blocks = entry.get("conversations")
-    if not _is_raw(entry) or not isinstance(blocks, list) or not blocks:
+    if not _is_raw(entry) or not isinstance(blocks, list) or not blocks or _some_has("from", blocks):
         yield entry
         return
     picture = entry.get("image_id")
@@ -88,12 +88,12 @@ def read_row(row: Mapping[str, Any], tasks: Mapping[str, Task], source: str) -> 
 
 
 def _is_raw(row: Mapping[str, Any]) -> bool:
-    if "image" in row:
-        return False
-    blocks = row.get("conversations")
-    return "image_id" in row or (
-        isinstance(blocks, list) and any(isinstance(block, dict) and "content" in block for block in blocks)
-    )
+    return "image" not in row and ("image_id" in row or _some_has("content", row.get("conversations")))
+
+
+def _some_has(name: str, parts: Any) -> bool:
+    """Whether the parts of a conversation are blocks, which have `content`, or turns, which have `from`."""
+    return isinstance(parts, list) and any(isinstance(part, dict) and name in part for part in parts)
 
 
 def _kind(row: Mapping[str, Any], turns: Sequence[Turn]) -> str | None:

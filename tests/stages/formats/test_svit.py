@@ -1,7 +1,10 @@
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.corpus import example, ledger
 from stages.corpus.example import KINDS, Turn
@@ -84,6 +87,7 @@ def test_marks_around_what_is_mentioned_go_and_the_boxes_stay():
         ("<st>A man<ed> [].", "unparsable_box: []"),
         ("<st>Men<ed> [[0.1, 0.2, 0.3, 0.4]]", "unparsable_box: ["),
         ("<st>Men<ed> [0.1, 0.2, 0.3, 0.4], [0.1, 0.2", "unparsable_box: [0.1, 0.2"),
+        ("<st>Men<ed> [0.1, 0.2, 0.3, 0.4", "unparsable_box: [0.1, 0.2, 0.3, 0.4"),
         ("<st>A man<ed> [0.1, 0.2, 0.3, 1.2]", "box_outside_image: [0.1, 0.2, 0.3, 1.2]"),
         ("<st>A man<ed> [-0.1, 0.2, 0.3, 0.4]", "box_outside_image: [-0.1, 0.2, 0.3, 0.4]"),
         ("<st>A man<ed> [10, 20, 30, 40]", "box_outside_image: [10, 20, 30, 40]"),
@@ -128,6 +132,28 @@ def test_an_answer_that_says_it_is_empty_has_a_reason_of_its_own(answer):
 )
 def test_an_object_of_another_form_is_refused_with_the_field(entry, reason):
     assert refused(entry) == reason
+
+
+def test_turns_without_blocks_are_one_conversation():
+    (draft,) = drafts(picture(*block("Who?", "A man.")["content"]))
+    assert (draft.images, draft.turns) == (("2389998.jpg",), (Turn("user", "<image>\nWho?"), Turn("assistant", "A man.")))
+
+
+KEYS = st.sampled_from(["image_id", "id", "image", "type", "conversations", "content", "from", "value"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, ANYTHING))
+def test_whatever_an_object_holds_each_row_of_it_is_a_draft_or_refused(entry):
+    found = list(rows(entry, "data/ocr_en.jsonl"))
+    assert found
+    for one in found:
+        with suppress(UnreadableError):
+            assert read_row(one, {}, "s").turns
 
 
 def in_llavas_form(name, question="<image>\nWho is there?", answer="A man [0.1, 0.2, 0.3, 0.4]."):
