@@ -1,7 +1,7 @@
 """Read one source, in its upstream format, into examples, pictures and a ledger; no row is lost, whatever is wrong with it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from stages.corpus import example, ledger
 from stages.corpus.example import Example
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
-from stages.formats import FORMATS
+from stages.formats import FORMATS, Format
 from stages.formats.annotations import read_rows, read_tasks
 from stages.formats.draft import Draft, Task, UnreadableError
 from stages.formats.pictures import open_pictures
@@ -20,8 +20,6 @@ from stages.running import command
 from stages.running.command import Out
 from stages.running.progress import progress
 from stages.running.section import Section
-
-Reader = Callable[[Mapping[str, Any], Mapping[str, Task], str], Draft]
 
 
 class Source(Section):
@@ -32,7 +30,7 @@ class Source(Section):
     folder: str
     """Where the source lies; nothing outside of it is read."""
     annotations: str
-    """The file of rows, in the folder: `.json` (one list) or `.jsonl` (a row a line)."""
+    """The file of rows, in the folder: `.json` (one list) or `.jsonl` (a row a line); `qa/*.jsonl` is every file it fits."""
     instructions: str | None
     """The file of instructions per task, in the folder; null where rows carry their own."""
     images: str | None
@@ -59,9 +57,10 @@ class Params(Section):
 
 def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     """Read `source` from `folder`."""
-    about, read_row = _source(params, source)
+    about = _source(params, source)
+    form = FORMATS[about.format]
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
-    rows = list(read_rows(_below(folder, about.annotations)))
+    rows = list(_rows(folder, about.annotations, form))
     examples: list[Example] = []
     lines: list[Line] = []
     digests: dict[str, str] = {}
@@ -69,18 +68,18 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
         open_pictures(_below(folder, about.images) if about.images else None) as pictures,
         ImageWriter(ingested, params.shard_mib) as store,
     ):
-        for number, row in enumerate(progress(rows, f"ingest {source}")):
+        for number, (file, row) in enumerate(progress(rows, f"ingest {source}")):
             try:
-                draft = _read(row, read_row, tasks, source)
+                draft = _read(row, form, tasks, source)
                 contents = {name: pictures.read(name) for name in draft.images if name not in digests}
             except UnreadableError as error:
                 named = row if isinstance(row, dict) else {}
-                lines.append(_ended(source, number, named, str(error)))
+                lines.append(_ended(source, number, named, str(error), file))
                 continue
             # Pictures are stored only when all of the row's are there: a row that ends here leaves nothing behind.
             digests |= {name: store.add(content) for name, content in contents.items()}
             examples.append(_example(source, number, about.origin, draft, digests))
-            lines.append(Line(source, number, draft.id, draft.task, ledger.ON))
+            lines.append(Line(source, number, draft.id, draft.task, ledger.ON, file=_printable(file)))
     example.write(ingested / "examples.parquet", examples)
     ledger.write(ingested / "ledger.parquet", lines)
     (ingested / "instructions.json").write_text(
@@ -89,11 +88,10 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     )
 
 
-def _source(params: Params, name: str) -> tuple[Source, Reader]:
+def _source(params: Params, name: str) -> Source:
     if name not in params.sources:
         raise ValueError(f"params.yaml, ingest.sources has no {name!r}; it has {', '.join(sorted(params.sources))}")
-    about = params.sources[name]
-    return about, FORMATS[about.format]
+    return params.sources[name]
 
 
 def _below(folder: Path, name: str) -> Path:
@@ -113,12 +111,36 @@ def _below(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _read(row: Any, read_row: Reader, tasks: Mapping[str, Task], source: str) -> Draft:
+def _rows(folder: Path, annotations: str, form: Format) -> Iterator[tuple[str, Any]]:
+    """Every row of the source, with the file it stands in; a row's number is its place here."""
+    for file in _files(folder, annotations):
+        for entry in read_rows(_below(folder, file)):
+            for row in form.rows(entry, file) if isinstance(entry, dict) else (entry,):
+                yield file, row
+
+
+def _files(folder: Path, name: str) -> list[str]:
+    """The file of that name in the folder; or all that it fits as a pattern, hidden ones apart, in the order of their paths."""
+    if not set(name) & set("*?[") or _below(folder, name).is_file():
+        return [PurePosixPath(name).as_posix()]
+    try:
+        found = [path for path in folder.glob(name) if not path.is_dir()]
+    except ValueError as error:
+        raise ValueError(f"{name!r} is no pattern: {error} (params.yaml, ingest.sources)") from error
+    files = sorted(path.relative_to(folder).as_posix() for path in found)
+    # As in a shell. What another system leaves beside its files (`._ocr_en.jsonl`) is not rows.
+    files = [file for file in files if not any(part.startswith(".") for part in file.split("/"))]
+    if not files:
+        raise ValueError(f"no file in {folder} fits {name!r}; it comes from this source's entry in params.yaml, section ingest")
+    return files
+
+
+def _read(row: Any, form: Format, tasks: Mapping[str, Task], source: str) -> Draft:
     if isinstance(row, UnreadableError):
         raise row
     if not isinstance(row, dict):
         raise UnreadableError(f"not_an_object: the row is {type(row).__name__}")
-    draft = read_row(row, tasks, source)
+    draft = form.read_row(row, tasks, source)
     for text in _texts(draft):
         if not _is_unicode(text):
             # Half of a surrogate pair ("\ud83d") is legal JSON, and no character: no file can hold it as text.
@@ -147,9 +169,9 @@ def _example(source: str, number: int, origin: str, draft: Draft, digests: Mappi
     )
 
 
-def _ended(source: str, number: int, row: Mapping[str, Any], reason: str) -> Line:
+def _ended(source: str, number: int, row: Mapping[str, Any], reason: str, file: str) -> Line:
     """The ledger line of a row no example came of; its labels only as far as the row has them."""
-    name = row.get("id", row.get("instance_id"))
+    name = next((row[field] for field in ("id", "instance_id", "image_id") if field in row), None)
     task = row.get("task_name")
     return Line(
         source=source,
@@ -158,6 +180,7 @@ def _ended(source: str, number: int, row: Mapping[str, Any], reason: str) -> Lin
         task=_printable(task) if isinstance(task, str) else "",
         state="unreadable",
         reason=_printable(reason),
+        file=_printable(file),
     )
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.corpus.boxes import BRACKETS, parsed
 from stages.corpus.decoding import Look
 from stages.corpus.example import IMAGE
 
 WORD = r"[^\s\p{Z}\p{C}]+"
 """A run of characters that can be seen: an answer of exotic spaces is empty too."""
 OPTIONS = re.compile(r"^\s*options:(.*)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
-BRACKETS = re.compile(r"\[([^\[\]]*\d[^\[\]]*)\]")
 
 
 def facts(rows: pa.Table, seen: Mapping[str, Look]) -> pd.DataFrame:
@@ -130,11 +130,5 @@ def boxes_within(text: str) -> bool | None:
 
 
 def _is_box(group: str) -> bool:
-    try:
-        sides = [float(part) for part in group.split(",")]
-    except ValueError:
-        return False
-    if len(sides) != 4:
-        return False
-    x1, y1, x2, y2 = sides
-    return 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1
+    box = parsed(group)
+    return box is not None and box.within and box.ordered

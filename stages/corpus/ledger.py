@@ -6,7 +6,7 @@ Joined over the stages, every row of every source has exactly one final state, o
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +41,8 @@ class Line:
     task: str
     state: str
     reason: str = ""
+    file: str = ""
+    """Where it stands: an annotation file, below the source's folder. `ingest` alone says it, and `join` to every line."""
 
 
 SCHEMA = pa.schema(
@@ -51,6 +53,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("state", pa.string()),
         ("reason", pa.string()),
+        ("file", pa.string()),
     ]
 )
 
@@ -96,7 +99,8 @@ def join(parts: Sequence[Sequence[Line]]) -> list[Line]:
         going = {key for key, line in met.items() if line.state == ON}
     if going:
         raise ValueError(f"{len(going)} rows have no final state (first {sorted(going)[:3]})")
-    return [final[key] for key in sorted(final)]
+    files = {(line.source, line.row): line.file for part in parts[:1] for line in part}
+    return [replace(final[key], file=files[key]) for key in sorted(final)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ SHORT_WORDS = 10
 """An answer of at most so many words is short. Vision-Flan's median is 4; MMInstruct's long answers start at a sentence."""
 OPTIONS = re.compile(r"^\s*options:", re.IGNORECASE | re.MULTILINE)
 YES_OR_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
+HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 def declared(kind: str) -> str:
@@ -22,7 +23,7 @@ def inferred(turns: Sequence[Turn]) -> str:
     """The kind of a conversation that declares none; the first rule that fits.
 
     Several answers: conversation. Options in the question: choice. Nothing but yes or no: judgement. At most
-    `SHORT_WORDS` words: short. Else long.
+    `SHORT_WORDS` words: short. Else long. Chinese is written without spaces: two of its characters count as a word.
     """
     answers = [turn.text for turn in turns if turn.role == "assistant"]
     if len(answers) > 1:
@@ -31,4 +32,8 @@ def inferred(turns: Sequence[Turn]) -> str:
         return "choice"
     if answers and YES_OR_NO.fullmatch(answers[0]):
         return "judgement"
-    return "short" if not answers or len(answers[0].split()) <= SHORT_WORDS else "long"
+    return "short" if not answers or _words(answers[0]) <= SHORT_WORDS else "long"
+
+
+def _words(text: str) -> int:
+    return len(HAN.sub(" ", text).split()) + (len(HAN.findall(text)) + 1) // 2

@@ -122,9 +122,13 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, png):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "coco"}, r"is no known format; known: llava, vision_flan"),
+        ({"format": "coco"}, r"is no known format; known: llava, mminstruct, svit, vision_flan"),
         ({"annotations": "gone.json"}, r"there is no file .*gone\.json"),
         ({"annotations": "../rows.json"}, r"'\.\./rows\.json' leads out of the source's folder"),
+        ({"annotations": "../*.json"}, r"'\.\./\*\.json' leads out of the source's folder"),
+        ({"annotations": "/etc/*.json"}, "leads out of the source's folder"),
+        ({"annotations": "gone/*.json"}, r"no file in .* fits 'gone/\*\.json'; it comes from .* params\.yaml"),
+        ({"annotations": "a**/*.json"}, r"a\*\*/\*\.json'"),
         ({"images": "/etc"}, "'/etc' leads out of the source's folder"),
         ({"images": "pictures"}, "there is no folder and no zip"),
         ({"instructions": "gone.json"}, r"there is no file .*gone\.json"),
@@ -163,3 +167,46 @@ def test_the_folder_may_be_a_link_and_so_may_what_stays_in_it(tmp_path, png):
     (tmp_path / "source").symlink_to("real")
     _, lines, _ = ingested(tmp_path / "source", [talk("red.png")], images="pictures")
     assert [line.state for line in lines] == [ledger.ON]
+
+
+def test_a_pattern_takes_every_file_it_fits_in_the_order_of_their_paths(tmp_path, png):
+    with_images(tmp_path, png)
+    for name, colour in (("b.json", "red.png"), ("a/z.json", "blue.png"), ("a.jsonl", "gone.png"), ("a/._z.json", "gone.png")):
+        path = tmp_path / "talks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([talk(colour)]))
+    (tmp_path / "talks" / "folder.json").mkdir()
+    examples, lines, _ = ingested(tmp_path, [], annotations="talks/**/*.json")
+    assert [(line.row, line.reason, line.file) for line in lines] == [(0, "", "talks/a/z.json"), (1, "", "talks/b.json")]
+    assert [one.row for one in examples] == [0, 1]
+
+
+def test_a_name_that_reads_like_a_pattern_is_the_file_of_that_name_where_there_is_one(tmp_path, png):
+    with_images(tmp_path, png)
+    (tmp_path / "[1].json").write_text(json.dumps([talk("red.png")]))
+    (tmp_path / "1.json").write_text(json.dumps([talk("red.png")] * 2))
+    _, lines, _ = ingested(tmp_path, [], annotations="./[1].json")
+    assert [line.file for line in lines] == ["[1].json"]
+
+
+@pytest.mark.parametrize("pattern", ["talks/*.json", "*/rows.json", "talks/**/*.json"])
+def test_a_pattern_does_not_follow_a_link_out_of_the_folder(tmp_path, png, pattern):
+    outside, folder = tmp_path / "outside", tmp_path / "source"
+    (folder / "talks").mkdir(parents=True)
+    outside.mkdir()
+    with_images(folder, png)
+    (outside / "rows.json").write_text(json.dumps([talk("red.png")]))
+    (folder / "talks" / "a.json").write_text("[]")
+    (folder / "talks" / "link.json").symlink_to(outside / "rows.json")
+    (folder / "elsewhere").symlink_to(outside)
+    with pytest.raises(ValueError, match="is a link that leads out of the source's folder"):
+        ingested(folder, [], annotations=pattern)
+
+
+def test_a_link_to_nothing_is_no_file_to_pass_over(tmp_path, png):
+    with_images(tmp_path, png)
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "a.json").write_text("[]")
+    (tmp_path / "talks" / "b.json").symlink_to("gone.json")
+    with pytest.raises(ValueError, match=r"there is no file .*b\.json"):
+        ingested(tmp_path, [], annotations="talks/*.json")

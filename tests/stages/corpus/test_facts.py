@@ -23,6 +23,8 @@ def test_a_choice_is_looked_up_in_the_list_after_options(question, answer, verdi
         ("the man at [0.1, 0.2, 0.3, 0.4] and [0,0,1,1]", True),
         ("nobody", None),
         ("[someone]", None),
+        ("[0.1, 0.4, 0.3, 0.2]", False),
+        ("[0.3, 0.2, 0.1, 0.4]", False),
         ("[0.1, 0.2, 0.3]", False),
         ("[0.1, 0.2, 0.3, 0.4.5]", False),
         ("[-0.1, 0.2, 0.3, 0.4]", False),

@@ -30,6 +30,12 @@ def test_every_row_ends_in_one_state():
     assert [one.state for one in ledger.join(parts)] == ["ready", "unreadable", "quarantined"]
 
 
+def test_the_file_a_row_stands_in_is_known_at_its_end():
+    first = [Line("a", 0, "0", "task", ON, file="a.json"), Line("a", 1, "1", "task", "unreadable", "no_answer", "b.json")]
+    assert [one.file for one in ledger.join([first, [line(0)], [line(0, "ready", "train")]])] == ["a.json", "b.json"]
+    assert ledger.join([]) == []
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

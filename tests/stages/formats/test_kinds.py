@@ -20,6 +20,10 @@ def talk(*texts):
         (["Hello?", "Yes", "And?", "No"], "conversation"),
         (["What?", " ".join(["word"] * 10)], "short"),
         (["What?", " ".join(["word"] * 11)], "long"),
+        (["什么？", "字" * 20], "short"),
+        (["什么？", "字" * 21], "long"),
+        (["什么？", "字" * 10 + " word" * 5], "short"),
+        (["什么？", "字" * 10 + " word" * 6], "long"),
         (["What?"], "short"),
     ],
 )
