@@ -13,7 +13,7 @@ from stages.corpus.example import Example
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
 from stages.formats import FORMATS
-from stages.formats.annotations import read_rows, read_tasks
+from stages.formats.annotations import STREAMED, read_rows, read_tasks
 from stages.formats.draft import Draft, Task, UnreadableError
 from stages.formats.pictures import open_pictures
 from stages.running import command
@@ -32,11 +32,11 @@ class Source(Section):
     folder: str
     """Where the source lies; nothing outside of it is read."""
     annotations: str
-    """The file of rows, in the folder: `.json` (one list) or `.jsonl` (a row a line)."""
+    """The file of rows, in the folder: `.json` (one list), `.jsonl` (a row a line), `.parquet`, `.tar` (WebDataset's shard)."""
     instructions: str | None
     """The file of instructions per task, in the folder; null where rows carry their own."""
     images: str | None
-    """The pictures, in the folder: a folder or a zip; null for a source of text alone."""
+    """The pictures, in the folder: a folder, a zip or a tar; null where rows bring theirs along, or have none."""
     origin: Literal["human", "synthesized"]
     """Who wrote the answers."""
 
@@ -61,7 +61,8 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     """Read `source` from `folder`."""
     about, read_row = _source(params, source)
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
-    rows = list(read_rows(_below(folder, about.annotations)))
+    path = _below(folder, about.annotations)
+    rows = read_rows(path) if path.suffix in STREAMED else list(read_rows(path))
     examples: list[Example] = []
     lines: list[Line] = []
     digests: dict[str, str] = {}
@@ -72,14 +73,16 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
         for number, row in enumerate(progress(rows, f"ingest {source}")):
             try:
                 draft = _read(row, read_row, tasks, source)
-                contents = {name: pictures.read(name) for name in draft.images if name not in digests}
+                new = [image for image in draft.images if isinstance(image, str) and image not in digests]
+                contents = {name: pictures.read(name) for name in new}
             except UnreadableError as error:
                 named = row if isinstance(row, dict) else {}
                 lines.append(_ended(source, number, named, str(error)))
                 continue
             # Pictures are stored only when all of the row's are there: a row that ends here leaves nothing behind.
             digests |= {name: store.add(content) for name, content in contents.items()}
-            examples.append(_example(source, number, about.origin, draft, digests))
+            images = tuple(store.add(image) if isinstance(image, bytes) else digests[image] for image in draft.images)
+            examples.append(_example(source, number, about.origin, draft, images))
             lines.append(Line(source, number, draft.id, draft.task, ledger.ON))
     example.write(ingested / "examples.parquet", examples)
     ledger.write(ingested / "ledger.parquet", lines)
@@ -127,12 +130,13 @@ def _read(row: Any, read_row: Reader, tasks: Mapping[str, Task], source: str) ->
 
 
 def _texts(draft: Draft) -> Iterator[str]:
-    yield from (draft.id, draft.task, draft.domain, draft.kind, *draft.images)
+    yield from (draft.id, draft.task, draft.domain, draft.kind)
+    yield from (image for image in draft.images if isinstance(image, str))
     for turn in draft.turns:
         yield from (turn.role, turn.text)
 
 
-def _example(source: str, number: int, origin: str, draft: Draft, digests: Mapping[str, str]) -> Example:
+def _example(source: str, number: int, origin: str, draft: Draft, images: tuple[str, ...]) -> Example:
     return Example(
         source=source,
         row=number,
@@ -141,7 +145,7 @@ def _example(source: str, number: int, origin: str, draft: Draft, digests: Mappi
         domain=draft.domain,
         kind=draft.kind,
         origin=origin,
-        images=tuple(digests[name] for name in draft.images),
+        images=images,
         turns=draft.turns,
         templated=draft.templated,
     )

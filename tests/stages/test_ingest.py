@@ -122,11 +122,11 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, png):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "coco"}, r"is no known format; known: llava, vision_flan"),
+        ({"format": "coco"}, r"is no known format; known: .*llava, .*vision_flan"),
         ({"annotations": "gone.json"}, r"there is no file .*gone\.json"),
         ({"annotations": "../rows.json"}, r"'\.\./rows\.json' leads out of the source's folder"),
         ({"images": "/etc"}, "'/etc' leads out of the source's folder"),
-        ({"images": "pictures"}, "there is no folder and no zip"),
+        ({"images": "pictures"}, "there is no folder, zip or tar"),
         ({"instructions": "gone.json"}, r"there is no file .*gone\.json"),
     ],
 )
