@@ -38,7 +38,7 @@ def read_row(row: Mapping[str, Any], tasks: Mapping[str, Task], source: str) -> 
         raise UnreadableError("no_conversation")
     # Pictures without a place come last: the contract then counts more pictures than marks, or `marked` makes places.
     pictures = (*shown, *waiting)
-    return labelled(row, turns if shown else marked(turns, len(pictures)), pictures, tasks, source)
+    return labelled(row, marked(turns, len(pictures)), pictures, tasks, source)
 
 
 def _text(content: Any, waiting: deque[Picture], shown: list[Picture]) -> str:

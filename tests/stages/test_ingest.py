@@ -1,6 +1,10 @@
+import base64
 import json
+import tracemalloc
 import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus import example, ledger
@@ -163,3 +167,22 @@ def test_the_folder_may_be_a_link_and_so_may_what_stays_in_it(tmp_path, png):
     (tmp_path / "source").symlink_to("real")
     _, lines, _ = ingested(tmp_path / "source", [talk("red.png")], images="pictures")
     assert [line.state for line in lines] == [ledger.ON]
+
+
+def test_a_row_that_ends_leaves_no_picture_behind_that_it_brought_along(tmp_path, png):
+    red, blue = (f"data:image/png;base64,{base64.b64encode(png(colour)).decode()}" for colour in ("red", "blue"))
+    _, lines, pictures = ingested(tmp_path, [talk([red, "gone.png"]), talk([blue, blue])], images=None)
+    assert [line.reason.split(":")[0] for line in lines] == ["missing_image", ""]
+    assert list(pictures.values()) == [png("blue")]
+
+
+def test_rows_that_bring_their_pictures_along_are_never_in_memory_all_at_once(tmp_path):
+    rows = [{**talk(None), "images": [{"bytes": bytes([number]) * 2**20, "path": None}]} for number in range(64)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", compression="none", row_group_size=8)
+    del rows
+    tracemalloc.start()
+    ingest(params(annotations="rows.parquet", images=None), "pets", tmp_path, tmp_path / "out")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 32 * 2**20
+    assert len(dict(read_images([tmp_path / "out"]))) == 64

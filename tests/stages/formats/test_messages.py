@@ -91,6 +91,12 @@ def test_pictures_of_later_turns_come_after_those_of_earlier_ones():
     assert texts == ["<image>\nOne?", "Yes", "Two?\n<image>", "No"]
 
 
+def test_pictures_of_the_row_and_of_its_turns_are_never_mixed_up():
+    own = [{"type": "image", "image": name} for name in ("x", "y")]
+    assert read(chat([*own, IMAGE_HERE, text("Which?")], "No", images=["a"]))[0] == ("x", "y", "a")
+    assert read(chat("<image>\nOne?", "Yes", [own[0], text("Two?")], "No", images=["a"]))[0] == ("a", "x")
+
+
 def test_an_object_of_lists_as_datasets_writes_it_is_the_list_of_objects_it_was():
     columns = {"role": ["user", "assistant"], "content": [{"type": ["image", "text"], "text": [None, "What?"]}, "A cat."]}
     images, texts = read({"messages": columns, "image": "a.png"})

@@ -44,6 +44,12 @@ def test_every_dialect_of_tar_is_read_in_place(tmp_path, format):
     assert [each.name for each in tmp_path.iterdir()] == ["images.tar"]
 
 
+def test_a_path_that_begins_at_the_folder_itself_is_the_path_without_it(tmp_path):
+    path = written(tmp_path, packed({"./x/same.png": b"one", "./y/same.png": b"two"}))
+    with open_pictures(path) as pictures:
+        assert [pictures.read(name) for name in ("y/same.png", "x/same.png")] == [b"two", b"one"]
+
+
 def test_of_members_of_one_path_the_last_is_the_picture(tmp_path):
     path = written(tmp_path, packed({"./a.png": b"old", "a.png": b"new"}))
     with open_pictures(path) as pictures:
