@@ -1,7 +1,7 @@
 """Read one source, in its upstream format, into examples, pictures and a ledger; no row is lost, whatever is wrong with it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from stages.corpus.example import Example
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
 from stages.formats import FORMATS, Format
-from stages.formats.annotations import read_rows, read_tasks
+from stages.formats.annotations import STREAMED, read_rows, read_tasks
 from stages.formats.draft import Draft, Task, UnreadableError
 from stages.formats.pictures import open_pictures
 from stages.running import command
@@ -30,11 +30,12 @@ class Source(Section):
     folder: str
     """Where the source lies; nothing outside of it is read."""
     annotations: str
-    """The file of rows, in the folder: `.json` (one list) or `.jsonl` (a row a line); `qa/*.jsonl` is every file it fits."""
+    """The file of rows, in the folder: `.json` (one list), `.jsonl` (a row a line), `.parquet`, `.tar` (WebDataset's shard);
+    `qa/*.jsonl` is every file it fits."""
     instructions: str | None
     """The file of instructions per task, in the folder; null where rows carry their own."""
     images: str | None
-    """The pictures, in the folder: a folder or a zip; null for a source of text alone."""
+    """The pictures, in the folder: a folder, a zip or a tar; null where rows bring theirs along, or have none."""
     origin: Literal["human", "synthesized"]
     """Who wrote the answers."""
 
@@ -60,7 +61,7 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     about = _source(params, source)
     form = FORMATS[about.format]
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
-    rows = list(_rows(folder, about.annotations, form))
+    rows = _rows(folder, about.annotations, form)
     examples: list[Example] = []
     lines: list[Line] = []
     digests: dict[str, str] = {}
@@ -71,14 +72,16 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
         for number, (file, row) in enumerate(progress(rows, f"ingest {source}")):
             try:
                 draft = _read(row, form, tasks, source)
-                contents = {name: pictures.read(name) for name in draft.images if name not in digests}
+                new = [image for image in draft.images if isinstance(image, str) and image not in digests]
+                contents = {name: pictures.read(name) for name in new}
             except UnreadableError as error:
                 named = row if isinstance(row, dict) else {}
                 lines.append(_ended(source, number, named, str(error), file))
                 continue
             # Pictures are stored only when all of the row's are there: a row that ends here leaves nothing behind.
             digests |= {name: store.add(content) for name, content in contents.items()}
-            examples.append(_example(source, number, about.origin, draft, digests))
+            images = tuple(store.add(image) if isinstance(image, bytes) else digests[image] for image in draft.images)
+            examples.append(_example(source, number, about.origin, draft, images))
             lines.append(Line(source, number, draft.id, draft.task, ledger.ON, file=_printable(file)))
     example.write(ingested / "examples.parquet", examples)
     ledger.write(ingested / "ledger.parquet", lines)
@@ -111,12 +114,19 @@ def _below(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _rows(folder: Path, annotations: str, form: Format) -> Iterator[tuple[str, Any]]:
-    """Every row of the source, with the file it stands in; a row's number is its place here."""
-    for file in _files(folder, annotations):
-        for entry in read_rows(_below(folder, file)):
-            for row in form.rows(entry, file) if isinstance(entry, dict) else (entry,):
-                yield file, row
+def _rows(folder: Path, annotations: str, form: Format) -> Iterable[tuple[str, Any]]:
+    """Every row of the source, with the file it stands in; a row's number is its place here.
+
+    All at once, so that how many there are is known, unless some bring their pictures along.
+    """
+    files = _files(folder, annotations)
+    rows = (
+        (file, row)
+        for file in files
+        for entry in read_rows(_below(folder, file))
+        for row in (form.rows(entry, file) if isinstance(entry, dict) else (entry,))
+    )
+    return rows if any(PurePosixPath(file).suffix in STREAMED for file in files) else list(rows)
 
 
 def _files(folder: Path, name: str) -> list[str]:
@@ -149,12 +159,13 @@ def _read(row: Any, form: Format, tasks: Mapping[str, Task], source: str) -> Dra
 
 
 def _texts(draft: Draft) -> Iterator[str]:
-    yield from (draft.id, draft.task, draft.domain, draft.kind, *draft.images)
+    yield from (draft.id, draft.task, draft.domain, draft.kind)
+    yield from (image for image in draft.images if isinstance(image, str))
     for turn in draft.turns:
         yield from (turn.role, turn.text)
 
 
-def _example(source: str, number: int, origin: str, draft: Draft, digests: Mapping[str, str]) -> Example:
+def _example(source: str, number: int, origin: str, draft: Draft, images: tuple[str, ...]) -> Example:
     return Example(
         source=source,
         row=number,
@@ -163,7 +174,7 @@ def _example(source: str, number: int, origin: str, draft: Draft, digests: Mappi
         domain=draft.domain,
         kind=draft.kind,
         origin=origin,
-        images=tuple(digests[name] for name in draft.images),
+        images=images,
         turns=draft.turns,
         templated=draft.templated,
     )

@@ -1,5 +1,6 @@
 """What is wrong with a source ends in a named state of the ledger or in one clear error, and no row is lost on the way."""
 
+import base64
 import io
 import json
 import random
@@ -38,11 +39,11 @@ def talk(image, question="<image>\nWhat is it?", answer="a square", **more):
     return {"id": "x", "image": image, "conversations": turns, **more}
 
 
-def chain(folder, rows, images="images"):
+def chain(folder, rows, images="images", format="llava"):
     """The final ledger line of every row, after ingest, validate and curate."""
     (folder / "rows.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
     source = ingesting.Source(
-        format="llava", folder="unused", annotations="rows.json", instructions=None, images=images, origin="human"
+        format=format, folder="unused", annotations="rows.json", instructions=None, images=images, origin="human"
     )
     data = folder / "data"
     ingesting.ingest(ingesting.Params(sources={"wild": source}, shard_mib=1), "wild", folder, data / "ingest" / "wild")
@@ -114,6 +115,42 @@ def test_every_hostile_row_ends_in_its_named_state(wild):
     ends = [(line.state, ledger.reason_name(line.reason)) for line in final]
     assert ends == [(state, reason) for _, state, reason in HOSTILE]
     assert sum(count.rows for count in ledger.funnel(final)) == len(HOSTILE)
+
+
+def chat(asked, answer="a square", images=(), **more):
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "images": list(images), **more}
+
+
+def url(content):
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+CHATS = [
+    (chat("What is it?", images=["good.png"]), "ready", "train"),
+    (chat([{"type": "image_url", "image_url": {"url": url(picture(9))}}, {"type": "text", "text": "What is it?"}]),
+     "ready", "train"),
+    (chat("What is a square?", "It has four sides."), "ready", "train"),
+    ({"messages": [{"role": "system", "content": "Be kind."}, *chat("Why?")["messages"]]}, "quarantined", "roles_are_known"),
+    ({"messages": [*chat("What is it?")["messages"], {"role": "tool", "content": "7"}]}, "quarantined", "roles_are_known"),
+    (chat([{"type": "image"}, {"type": "text", "text": "What is it?"}]), "quarantined", "one_mark_per_picture"),
+    (chat("What is it?\n<image>", images=["good.png", "good.jpg"]), "quarantined", "one_mark_per_picture"),
+    (chat("What is it?", [{"type": "image"}], images=["good.png"]), "quarantined", "no_mark_in_answers"),
+    (chat("What is it?", [], images=["good.png"]), "quarantined", "answers_not_empty"),
+    (chat([{"type": "image"}], images=["good.png"]), "quarantined", "questions_not_empty"),
+    (chat("What is it?", images=[url(b"<html>")]), "quarantined", "picture_decodes_whole"),
+    (chat("What is it?", images=[url(b"x")[:-1]]), "unreadable", "broken_data_url"),
+    (chat("What is it?", images=["http://example.org/a.png"]), "unreadable", "missing_image"),
+    (chat("What is it?", images=["../secret.txt"]), "unreadable", "image_outside_source"),
+    (chat([{"type": "video", "video": "a.mp4"}]), "unreadable", "unknown_part"),
+    (chat(None), "unreadable", "missing_field"),
+]  # fmt: skip
+
+
+def test_every_hostile_chat_ends_in_its_named_state(wild):
+    final = chain(wild, [row for row, _, _ in CHATS], format="messages")
+    ends = [(line.state, ledger.reason_name(line.reason)) for line in final]
+    assert ends == [(state, reason) for _, state, reason in CHATS]
 
 
 def test_members_of_a_zip_that_climb_out_end_in_the_ledger(tmp_path):

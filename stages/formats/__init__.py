@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.formats import llava, mminstruct, svit, vision_flan
+from stages.formats import fine_vision, llava, messages, mminstruct, svit, vision_flan
 from stages.formats.draft import Draft, Task
 
 
@@ -26,7 +26,9 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
+    "fine_vision": Format(fine_vision.read_row),
     "llava": Format(llava.read_row),
+    "messages": Format(messages.read_row),
     "mminstruct": Format(mminstruct.read_row, mminstruct.rows),
     "svit": Format(svit.read_row, svit.rows),
     "vision_flan": Format(vision_flan.read_row),

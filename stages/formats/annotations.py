@@ -2,28 +2,36 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stages.corpus.example import IMAGE
 from stages.corpus.text import CONTROL, SPECIAL
 from stages.formats.draft import Task, UnreadableError
+from stages.formats.parquet import read_parquet
+from stages.formats.shards import read_samples
 
 FORBIDDEN = re.compile(f"{CONTROL}|{SPECIAL}|{re.escape(IMAGE)}|[\ud800-\udfff]")
+STREAMED: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": read_parquet, ".tar": read_samples}
+"""Files whose rows hold their pictures, so that all rows together may be larger than memory."""
 
 
 def read_rows(path: Path) -> Iterator[Any]:
     """The rows of an annotation file, in its order, whatever each of them is.
 
-    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. Any other file is one JSON
-    list, or an object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json).
+    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. A `.parquet` file and a
+    WebDataset shard (`.tar`) are read a few rows at a time, because they hold pictures. Any other file is one JSON list, or an
+    object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json).
 
     Raises:
-        ValueError: the file is missing, is cut off or broken JSON, or holds no list.
+        ValueError: the file is missing, is cut off or broken, or holds no list.
     """
     if path.suffix == ".jsonl":
         yield from _read_lines(path)
+        return
+    if path.suffix in STREAMED:
+        yield from STREAMED[path.suffix](_existing(path))
         return
     rows = _read_json(path)
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
@@ -92,11 +100,15 @@ def _read_lines(path: Path) -> Iterator[Any]:
             yield UnreadableError(f"not_json: {error}")
 
 
-def _read_text(path: Path) -> str:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; its name comes from this source's entry in params.yaml, section ingest")
+    return path
+
+
+def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return _existing(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; convert it, or copy it again"

@@ -24,13 +24,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A row as its format understands it; `images` are the names the row gives, not yet looked up."""
+    """A row as its format understands it; `images` are pictures, or the names the row gives them, not yet looked up."""
 
     id: str
     task: str
     domain: str
     kind: str
-    images: tuple[str, ...]
+    images: tuple[str | bytes, ...]
     turns: tuple[Turn, ...]
     templated: bool
 
@@ -72,3 +72,23 @@ def identity(row: Mapping[str, Any], name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UnreadableError(f"wrong_type: {name} is {type(value).__name__}, wanted str")
     return str(value)
+
+
+def objects(value: Any, name: str) -> list[Mapping[str, Any]]:
+    """The objects of a row's list, which the library `datasets` may have written as one object of lists.
+
+    Raises:
+        UnreadableError: the list is absent or empty, or is no list of objects.
+    """
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
+        if len({len(column) for column in value.values()}) > 1:
+            raise UnreadableError(f"wrong_type: {name} has lists of different lengths")
+        value = [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
+    if value is None or value == []:
+        raise UnreadableError("no_conversation")
+    if not isinstance(value, list):
+        raise UnreadableError(f"wrong_type: {name} is {type(value).__name__}, wanted list")
+    for number, one in enumerate(value):
+        if not isinstance(one, dict):
+            raise UnreadableError(f"wrong_type: {name}[{number}] is {type(one).__name__}, wanted object")
+    return value

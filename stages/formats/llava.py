@@ -1,15 +1,16 @@
 """LLaVA-instruct rows: `{"id", "image", "conversations": [{"from", "value"}]}`, the form most releases share.
 
-`image` may be absent (text only), one name, or a list of names; `<image>` stands first or last in a human turn. The kind
-is the row's `type` where it has one, else inferred. Rows of this form carry no task, unless they add `task_name`; without
-it the task is named after the source and the kind, as in Vision-Flan's `<dataset>+<task>`.
+`image`, or `images`, may be absent (text only), one picture, or a list of them; `<image>` stands first or last in a human
+turn. The kind is the row's `type` where it has one, else inferred. Rows of this form carry no task, unless they add
+`task_name`; without it the task is named after the source and the kind, as in Vision-Flan's `<dataset>+<task>`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.corpus.example import Turn
-from stages.formats.draft import UNKNOWN_DOMAIN, Draft, Task, UnreadableError, field, identity, texts
+from stages.formats.draft import UNKNOWN_DOMAIN, Draft, Task, UnreadableError, field, identity
+from stages.formats.embedded import Picture, pictures_in
 from stages.formats.kinds import declared, inferred
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -21,7 +22,13 @@ def read_row(row: Mapping[str, Any], tasks: Mapping[str, Task], source: str) -> 
     Raises:
         UnreadableError: the row has no conversation, or a field of the wrong type.
     """
-    turns = read_turns(row)
+    return labelled(row, read_turns(row), pictures_in(row, "images") or pictures_in(row, "image"), tasks, source)
+
+
+def labelled(
+    row: Mapping[str, Any], turns: Sequence[Turn], images: tuple[Picture, ...], tasks: Mapping[str, Task], source: str
+) -> Draft:
+    """The draft of a conversation about `images`, with the labels of its row."""
     kind = field(row, "type", str, "")
     kind = declared(kind) if kind else inferred(turns)
     name = field(row, "task_name", str, "") or f"{source}+{kind}"
@@ -31,8 +38,8 @@ def read_row(row: Mapping[str, Any], tasks: Mapping[str, Task], source: str) -> 
         task=name,
         domain=task.domain if task else field(row, "domain", str, UNKNOWN_DOMAIN),
         kind=task.kind if task else kind,
-        images=texts(row, "image"),
-        turns=turns,
+        images=images,
+        turns=tuple(turns),
         templated=False,
     )
 

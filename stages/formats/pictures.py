@@ -1,4 +1,4 @@
-"""A source's pictures, from a folder or from a zip read in place, and never a byte from outside of it.
+"""A source's pictures, from a folder or from a zip or tar read in place, and never a byte from outside of it.
 
 A row's name for its picture is looked up by three rules, the first that fits: the path below the root; the same with
 non-ASCII letters as `#Uxxxx` (so old unzip writes them); and, if exactly one picture anywhere below the root has it, the
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from stages.formats.draft import UnreadableError
+from stages.formats.tar import Tar
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no picture but a mistake, or a bomb: a zip of kilobytes can unfold to gigabytes."""
@@ -43,7 +44,7 @@ class Pictures(ABC):
 
 
 class StoredPictures(Pictures):
-    """What a folder and a zip have in common: the three rules, and the limits."""
+    """What a folder, a zip and a tar have in common: the three rules, and the limits."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, list[str]] | None = None
@@ -154,6 +155,29 @@ class ZipPictures(StoredPictures):
         self.zip.close()
 
 
+class TarPictures(StoredPictures):
+    """Pictures inside a tar, which is never unpacked; of members of one path the last, as on unpacking."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tar = Tar(path)
+        # `tar -C images .` writes "./a.png". Names that climb out stay as they are, and are refused when they are asked for.
+        self.members = {posixpath.normpath(name.replace("\\", "/")): member for name, member in self.tar.listed}
+
+    def _has(self, path: str) -> bool:
+        return path in self.members
+
+    def _all(self) -> list[str]:
+        return list(self.members)
+
+    def _bytes(self, path: str, name: str) -> bytes:
+        _inside(path)
+        return self.tar.read(self.members[path], name, MAX_BYTES + 1)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.tar.__exit__(kind, error, trace)
+
+
 class NoPictures(Pictures):
     """For a source of text alone."""
 
@@ -164,7 +188,7 @@ class NoPictures(Pictures):
 
 
 def open_pictures(path: Path | None) -> Pictures:
-    """The pictures at `path`: a folder, a zip, or None.
+    """The pictures at `path`: a folder, a zip, an uncompressed tar, or None.
 
     Raises:
         ValueError: there is nothing, or something else.
@@ -174,8 +198,13 @@ def open_pictures(path: Path | None) -> Pictures:
     if path.is_dir():
         return FolderPictures(path)
     if path.is_file():
-        return ZipPictures(path)
-    raise ValueError(f"there is no folder and no zip {path}; its name comes from this source's `images` in params.yaml")
+        return TarPictures(path) if _is_tar(path) else ZipPictures(path)
+    raise ValueError(f"there is no folder, zip or tar {path}; its name comes from this source's `images` in params.yaml")
+
+
+def _is_tar(path: Path) -> bool:
+    # A compressed one too, so that the reason it is refused is the right one.
+    return ".tar" in path.suffixes[-2:] or path.suffix == ".tgz"
 
 
 def _inside(name: str) -> str:

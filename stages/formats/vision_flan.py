@@ -12,6 +12,7 @@ from typing import Any
 from stages.corpus.example import IMAGE, Turn
 from stages.formats import llava
 from stages.formats.draft import UNKNOWN_DOMAIN, Draft, Task, UnreadableError, field, identity, texts
+from stages.formats.embedded import pictures_in
 from stages.formats.kinds import inferred
 
 
@@ -30,7 +31,7 @@ def _read_pre_format(row: Mapping[str, Any], tasks: Mapping[str, Task]) -> Draft
     name = field(row, "task_name", str)
     options = texts(row, "options")
     asked, templated = _question(row, name, options, tasks)
-    images = texts(row, "img_path")
+    images = pictures_in(row, "images") or pictures_in(row, "img_path")
     answer = row.get("output")
     if answer is None:
         raise UnreadableError("no_answer")

@@ -60,7 +60,7 @@ def test_the_instructions_file_knows_the_domain_and_kind_of_a_named_task():
         ({"conversations": [{"from": "human"}]}, "missing_field: value"),
         ({"conversations": [{"from": "human", "value": 3}]}, "wrong_type: value is int, wanted str"),
         ({"image": 3}, "wrong_type: image holds int, wanted str"),
-        ({"image": {"bytes": ""}}, "wrong_type: image holds dict, wanted str"),
+        ({"image": {"bytes": ""}}, "wrong_type: image.bytes is str, wanted bytes"),
         ({"id": [1]}, "wrong_type: id is list, wanted str"),
         ({"type": 1}, "wrong_type: type is int, wanted str"),
     ],

@@ -135,7 +135,7 @@ def test_no_question_of_the_releases_seeds_is_taken_for_one_that_asks_for_a_kind
     [
         ({"conversations": None}, "no_conversation"),
         ({"conversations": [7]}, "wrong_type: conversations[0] is int, wanted object"),
-        ({"image": {"bytes": ""}}, "wrong_type: image holds dict, wanted str"),
+        ({"image": {"bytes": ""}}, "wrong_type: image.bytes is str, wanted bytes"),
     ],
 )
 def test_a_row_of_another_form_is_refused_with_the_field(change, reason):

@@ -1,5 +1,7 @@
+import io
 import os
 import stat
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,15 +16,22 @@ from stages.formats.pictures import open_pictures
 FILES = {"a.png": b"one", "deep/b.png": b"two", "x/same.png": b"three", "y/same.png": b"four", "#U00fcber.png": b"five"}
 
 
-@pytest.fixture(params=["folder", "zip"])
+@pytest.fixture(params=["folder", "zip", "tar"])
 def store(request, tmp_path):
-    """The same five pictures in both kinds of store."""
+    """The same five pictures in each kind of store."""
     if request.param == "folder":
         for name, content in FILES.items():
             (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "images" / name).write_bytes(content)
         (tmp_path / "secret.txt").write_bytes(b"secret")
         return tmp_path / "images"
+    if request.param == "tar":
+        with tarfile.open(tmp_path / "images.tar", "w") as packed:
+            for name, content in FILES.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                packed.addfile(info, io.BytesIO(content))
+        return tmp_path / "images.tar"
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as packed:
         for name, content in FILES.items():
             packed.writestr(name, content)
@@ -175,7 +184,7 @@ def test_a_file_that_is_no_zip_and_a_missing_one_are_refused_by_name(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"images\.zip is no whole zip"):
         open_pictures(tmp_path / "images.zip")
-    with pytest.raises(ValueError, match="there is no folder and no zip"):
+    with pytest.raises(ValueError, match="there is no folder, zip or tar"):
         open_pictures(tmp_path / "nothing")
 
 
