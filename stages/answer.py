@@ -8,7 +8,8 @@ from pydantic import PositiveInt, field_validator
 
 from stages.benchmarks import BENCHMARKS, held_out
 from stages.benchmarks.benchmark import ASKED, SHORT_KINDS, Item, Scored
-from stages.models.asking import How, Question, ask
+from stages.models.asking import How, ask
+from stages.models.question import Question
 from stages.running import command
 from stages.running.command import Out
 from stages.running.section import Section

@@ -225,8 +225,9 @@ def _stage_of(params: Params, known: set[str]) -> dict[str, str]:
         for source in sources:
             if source not in known:
                 raise ValueError(
-                    f"params.yaml, curate.{stage}.sources names {source!r}, and no such source was ingested; "
-                    f"there are {', '.join(sorted(known))} (ingest.sources)"
+                    f"params.yaml, curate.{stage}.sources names {source!r}, and no row of such a source was ingested: either "
+                    "ingest.sources does not name it, or all its rows ended in ingest, whose ledger of it says why (are its "
+                    f"pictures where ingest.sources.{source}.images says?); there are {', '.join(sorted(known))}"
                 )
             stage_of[source] = stage
     return stage_of

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Example
@@ -50,8 +50,8 @@ class Source(Section):
 class Params(Section):
     """What `ingest` reads."""
 
-    sources: dict[str, Source]
-    """Every source by its name; the stage runs once for each."""
+    sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source]
+    """Every source by its name, of letters, digits, dashes and underscores; the stage runs once for each."""
     shard_mib: PositiveInt
     """Size of an image shard, in MiB."""
 

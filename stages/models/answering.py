@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from stages.corpus.decoding import FORMATS
-from stages.models.asking import Question
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
+from stages.models.question import Question
 
 
 class Answerer:

@@ -4,19 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.models.question import Question
 from stages.running.progress import progress
 from stages.running.workers import mapped
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question, with its picture's bytes (None: a question about no picture)."""
-
-    image: bytes | None
-    text: str
-    """Without the `<image>` mark."""
-    max_new_tokens: int
-    """Where the answer is cut if the model does not end it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,19 @@ Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
 
+
+def _mapping(loader: Yaml, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    """A mapping none of whose keys stands twice: YAML would take the last, and what the first held would be gone."""
+    seen: set[Any] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice in one mapping", key.start_mark)
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+Yaml.add_constructor("tag:yaml.org,2002:map", _mapping)
+
 S = TypeVar("S", bound=Section)
 
 

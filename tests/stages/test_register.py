@@ -20,8 +20,9 @@ from stages.benchmarks.champion import champion_of
 from stages.benchmarks.gate import Gate
 from stages.corpus.images import ImageWriter
 from stages.models import tiny
-from stages.models.asking import How, Question, ask
+from stages.models.asking import How, ask
 from stages.models.loading import load_model
+from stages.models.question import Question
 from stages.models.sections import Tiny
 from stages.models.served import picture_of
 from stages.register import Params, register

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from stages.models.answering import _message
-from stages.models.asking import Question
+from stages.models.question import Question
 
 
 def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened():

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.models.asking import How, Question, ask, batched
+from stages.models.asking import How, ask, batched
+from stages.models.question import Question
 
 HOW = How("cpu", threads=1, processes=1, precision="fp32", batch=5)
 

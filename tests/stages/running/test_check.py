@@ -68,6 +68,13 @@ def test_yaml_that_cannot_be_read_is_a_fault(place):
     assert "not valid YAML" in check(place, "draw: {seed: [}")[0]
 
 
+def test_a_section_that_stands_twice_is_a_fault_and_neither_is_taken(place):
+    found = check(place, "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: null}\ndraw: {seed: 3, rate: null}")
+    assert len(found) == 1
+    assert "'draw' stands twice in one mapping" in found[0]
+    assert "line 3" in found[0]
+
+
 def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     found = check(
         place,
@@ -153,3 +160,15 @@ def test_what_is_left_of_a_source_no_longer_named_is_a_fault_because_it_would_be
 
     assert [fault for fault in found if "data/ingest/gone is left of a source" in fault and "rm -r data/ingest/gone" in fault]
     assert not [fault for fault in found if "data/ingest/a " in fault]
+
+
+@pytest.mark.parametrize("name", ["my pets", "a.b", "../pets"])
+def test_a_source_whose_name_cannot_be_a_folders_and_a_words_is_a_fault(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    sections = yaml.safe_load((ROOT / "profiles" / "embedded.yaml").read_text(encoding="utf-8"))
+    sections["ingest"]["sources"][name] = sections["ingest"]["sources"]["chats"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+
+    found = faults(tmp_path / "params.yaml", ROOT / "dvc.yaml")
+
+    assert [f"ingest.sources.{name}" in fault and "should match pattern" in fault for fault in found] == [True]
