@@ -44,7 +44,8 @@ setup: .venv/ready  ## a virtual environment with every package at its pinned ve
 	fi; \
 	if ! command -v git > /dev/null; then echo "Tandem needs git, and found none on the path." >&2; exit 2; fi; \
 	if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then rm -rf .venv && "$$found" -m venv .venv; fi
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo 'Setting up .venv with every package at its pinned version; this takes some minutes, once.'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch .venv/ready
 
 run: setup  ## the whole chain: data, model, report, registered version; does only what is stale
