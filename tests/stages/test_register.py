@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -258,7 +259,9 @@ def test_served_over_http_the_champion_answers_as_it_does_in_process(chain):
     asked = pd.DataFrame({"image_b64": [base64.b64encode(picture(0)).decode()] * 2, "question": QUESTIONS[:2]})
     expected = mlflow.pyfunc.load_model(f"models:/{chain.params.name}@champion").predict(asked, params={"max_new_tokens": 6})
     words = ["models", "serve", "-m", f"models:/{chain.params.name}@champion", "--env-manager", "local", "-p", str(port)]
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1"])
+    # MLflow looks for uvicorn on the path, where an activated environment has it.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1"], env={**os.environ, "PATH": path})
     try:
         body = {"dataframe_split": asked.to_dict(orient="split"), "params": {"max_new_tokens": 6}}
         answer = post(f"http://127.0.0.1:{port}/invocations", body, server)
