@@ -13,11 +13,13 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from stages.formats.draft import UnreadableError
-from stages.formats.tar import Tar
+from stages.formats.tar import Member, Tar
 
 MAX_BYTES = 256 * 2**20
 """A larger file is no picture but a mistake, or a bomb: a zip of kilobytes can unfold to gigabytes."""
@@ -122,16 +124,15 @@ class FolderPictures(StoredPictures):
             raise UnreadableError(f"image_not_readable: {name}: {_cause(error)}") from error
 
 
-class ZipPictures(StoredPictures):
-    """Pictures inside a zip, which is never unpacked; members whose names climb out of it are known, and refused."""
+MemberT = TypeVar("MemberT")
 
-    def __init__(self, path: Path) -> None:
+
+class PackedPictures(StoredPictures, Generic[MemberT]):
+    """Pictures inside one file, which is never unpacked; members whose names climb out of it are known, and refused."""
+
+    def __init__(self, members: Mapping[str, MemberT]) -> None:
         super().__init__()
-        try:
-            self.zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise ValueError(f"{path} is no whole zip: {error}; copy or download it again") from error
-        self.members = {info.filename: info for info in self.zip.infolist() if not info.is_dir()}
+        self.members = members
 
     def _has(self, path: str) -> bool:
         return path in self.members
@@ -141,7 +142,26 @@ class ZipPictures(StoredPictures):
 
     def _bytes(self, path: str, name: str) -> bytes:
         _inside(path)
-        info = self.members[path]
+        return self._content(self.members[path], name)
+
+    @abstractmethod
+    def _content(self, member: MemberT, name: str) -> bytes:
+        """A member's bytes, as `_bytes`."""
+
+
+class ZipPictures(PackedPictures[zipfile.ZipInfo]):
+    """Pictures inside a zip."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except NotImplementedError as error:
+            raise ValueError(f"{path} wants more of a reader than Python's has: {error}; pack it anew") from error
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{path} is no whole zip: {error}; copy or download it again") from error
+        super().__init__({info.filename: info for info in self.zip.infolist() if not info.is_dir()})
+
+    def _content(self, info: zipfile.ZipInfo, name: str) -> bytes:
         if stat.S_ISLNK(info.external_attr >> 16):
             raise UnreadableError(f"image_outside_source: {name} is a link inside the zip")
         try:
@@ -155,24 +175,16 @@ class ZipPictures(StoredPictures):
         self.zip.close()
 
 
-class TarPictures(StoredPictures):
-    """Pictures inside a tar, which is never unpacked; of members of one path the last, as on unpacking."""
+class TarPictures(PackedPictures[Member]):
+    """Pictures inside a tar; of members of one path the last, as on unpacking."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
         self.tar = Tar(path)
         # `tar -C images .` writes "./a.png". Names that climb out stay as they are, and are refused when they are asked for.
-        self.members = {posixpath.normpath(name.replace("\\", "/")): member for name, member in self.tar.listed}
+        super().__init__({posixpath.normpath(name.replace("\\", "/")): member for name, member in self.tar.listed})
 
-    def _has(self, path: str) -> bool:
-        return path in self.members
-
-    def _all(self) -> list[str]:
-        return list(self.members)
-
-    def _bytes(self, path: str, name: str) -> bytes:
-        _inside(path)
-        return self.tar.read(self.members[path], name, MAX_BYTES + 1)
+    def _content(self, member: Member, name: str) -> bytes:
+        return self.tar.read(member, name, MAX_BYTES + 1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.tar.__exit__(kind, error, trace)

@@ -58,6 +58,7 @@ def rows(entry: Mapping[str, Any], file: str) -> Iterable[Mapping[str, Any]]:
             "image_id": picture,
             "type": FILES.get(PurePosixPath(file).stem),
             "conversations": block.get("content") if isinstance(block, dict) else block,
+            **({"images": entry["images"]} if "images" in entry else {}),
         }
 
 

@@ -1,11 +1,8 @@
 import json
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Turn
@@ -142,23 +139,6 @@ def test_a_row_of_another_form_is_refused_with_the_field(change, reason):
     with pytest.raises(UnreadableError) as refused:
         draft({**row("Who?", "He."), **change}, "ocr_en.jsonl")
     assert str(refused.value) == reason
-
-
-KEYS = st.sampled_from(["id", "image", "type", "domain", "conversations", "from", "value"])
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
-    max_leaves=12,
-)
-
-
-@given(st.dictionaries(KEYS, ANYTHING))
-def test_whatever_an_object_holds_each_row_of_it_is_a_draft_or_refused(entry):
-    found = list(rows(entry, "data/ocr_en.jsonl"))
-    assert found
-    for one in found:
-        with suppress(UnreadableError):
-            assert read_row(one, {}, "s").turns
 
 
 def test_the_files_of_all_domains_are_one_source_in_the_order_of_their_names(tmp_path, png):

@@ -180,6 +180,39 @@ def test_a_member_broken_in_its_compressed_bytes_is_lost_alone(tmp_path, method)
         assert pictures.read("b.png") == b"two"
 
 
+def edited(path: Path, at: dict[bytes, int], value: int) -> Path:
+    """A zip of two pictures, with two bytes of the headers of the first one written over; `at`: a header's mark, how far in."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("a.png", "b.png"):
+            file.writestr(name, name.encode())
+    content = bytearray(path.read_bytes())
+    for mark, further in at.items():
+        place = content.index(mark) + further
+        content[place : place + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+    return path
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "why"),
+    [({LOCAL: 6, CENTRAL: 8}, 1, "encrypted"), ({LOCAL: 8, CENTRAL: 10}, 99, "compression method is not supported")],
+)
+def test_an_encrypted_member_and_one_in_an_unknown_compression_are_lost_alone(tmp_path, at, value, why):
+    path = edited(tmp_path / "images.zip", at, value)
+    assert refusal(path, "a.png").startswith("image_not_readable: a.png: ")
+    assert why in refusal(path, "a.png")
+    with open_pictures(path) as pictures:
+        assert pictures.read("b.png") == b"b.png"
+
+
+def test_a_zip_that_wants_a_newer_reader_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"images\.zip wants more of a reader than Python's has: zip file version 9\.9"):
+        open_pictures(edited(tmp_path / "images.zip", {CENTRAL: 6}, 99))
+
+
 def test_a_file_that_is_no_zip_and_a_missing_one_are_refused_by_name(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"images\.zip is no whole zip"):

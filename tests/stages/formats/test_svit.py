@@ -1,10 +1,7 @@
 import json
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.corpus import example, ledger
 from stages.corpus.example import KINDS, Turn
@@ -139,23 +136,6 @@ def test_turns_without_blocks_are_one_conversation():
     assert (draft.images, draft.turns) == (("2389998.jpg",), (Turn("user", "<image>\nWho?"), Turn("assistant", "A man.")))
 
 
-KEYS = st.sampled_from(["image_id", "id", "image", "type", "conversations", "content", "from", "value"])
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
-    max_leaves=12,
-)
-
-
-@given(st.dictionaries(KEYS, ANYTHING))
-def test_whatever_an_object_holds_each_row_of_it_is_a_draft_or_refused(entry):
-    found = list(rows(entry, "data/ocr_en.jsonl"))
-    assert found
-    for one in found:
-        with suppress(UnreadableError):
-            assert read_row(one, {}, "s").turns
-
-
 def in_llavas_form(name, question="<image>\nWho is there?", answer="A man [0.1, 0.2, 0.3, 0.4]."):
     talk = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {"id": name, "image": "vg/VG_100K/1.jpg", "conversations": talk}
@@ -239,3 +219,8 @@ def test_the_golden_rows_of_its_form_are_read_block_by_block():
         except UnreadableError as error:
             reasons.append(str(error))
     assert reasons == ["2389998#0", "unparsable_box: [0.1, 0.2, 0.3]", "unparsable_box: [0.1., 0.2, 0.3, 0.4]"]
+
+
+def test_the_blocks_of_a_shards_object_keep_its_pictures():
+    entry = {**picture(block("Who?", "A man.")), "images": [b"bytes"]}
+    assert [read_row(one, {}, "s").images for one in rows(entry, "referring_qa.json")] == [(b"bytes",)]
