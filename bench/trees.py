@@ -39,7 +39,7 @@ from stages.trees.batch import separate_rows  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning.data import Collator, Pixels  # noqa: E402
 
-BASE, RENDERED, INGESTED = ROOT / "data/base/model", ROOT / "data/render/train/trees.parquet", ROOT / "data/ingest"
+BASE, RENDERED, INGESTED = ROOT / "data/base/model", ROOT / "data/render/train", ROOT / "data/ingest"
 SEED = 17
 TOKENS_A_BATCH = 3072
 """With padding; about what the default's sixteen trees take."""
@@ -108,7 +108,7 @@ def tiny_of_params() -> Tiny:
 
 def rendered(pictures: int) -> Material:
     """Trees that `train` learns from, drawn by a seed, and the model the chain starts from."""
-    every = tree.read(RENDERED)
+    every = tree.read_all(RENDERED)
     trees = random.Random(SEED).sample(every, min(pictures, len(every)))
     processor = load_processor(BASE)
     pixels = Pixels(INGESTED, trees, processor)

@@ -17,7 +17,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.corpus import example, ledger
+from stages.corpus import example, ledger, shards
 from stages.corpus.example import Example
 from stages.corpus.ledger import Line
 from stages.running import command
@@ -95,7 +95,7 @@ def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
     """
     if not dose.isdecimal() or int(dose) == 0:
         raise ValueError(f"align.dose must be a whole number of rows, at least 1, got {dose!r}; change it in params.yaml")
-    rows = example.read(validated / "examples.parquet")
+    rows = example.read_all(validated / "examples")
     stage_of = _stage_of(params, {line.source for line in ledger.read(validated / "ledger.parquet")})
     dropped: Dropped = {key(row): ("unused", "in_no_stage") for row in rows if row.source not in stage_of}
     by_stage = _sources(params)
@@ -114,8 +114,9 @@ def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
 
     curated.mkdir(parents=True)
     for stage, sources in by_stage.items():
-        example.write(curated / f"{stage}.parquet", _of(_left(rows, dropped), sources))
-    example.write(curated / "held_out.parquet", [row for row in rows if dropped.get(key(row), ("",))[0] == "held_out"])
+        example.write(curated / stage / shards.name(0), _of(_left(rows, dropped), sources))
+    held_rows = [row for row in rows if dropped.get(key(row), ("",))[0] == "held_out"]
+    example.write(curated / "held_out" / shards.name(0), held_rows)
     ledger.write(
         curated / "ledger.parquet",
         [Line(row.source, row.row, row.id, row.task, *dropped.get(key(row), (ledger.ON, ""))) for row in rows],

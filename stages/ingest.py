@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from stages.corpus import example, ledger
+from stages.corpus import example, ledger, shards
 from stages.corpus.example import Example
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
@@ -52,6 +52,8 @@ class Params(Section):
 
     sources: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Source]
     """Every source by its name, of letters, digits, dashes and underscores; the stage runs once for each."""
+    shard_rows: PositiveInt
+    """Rows of a source in one shard of examples; all stages after it work on a shard at a time."""
     shard_mib: PositiveInt
     """Size of an image shard, in MiB."""
 
@@ -83,7 +85,9 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
             images = tuple(store.add(image) if isinstance(image, bytes) else digests[image] for image in draft.images)
             examples.append(_example(source, number, about.origin, draft, images))
             lines.append(Line(source, number, draft.id, draft.task, ledger.ON, file=_printable(file)))
-    example.write(ingested / "examples.parquet", examples)
+    for first in range(0, len(lines) or 1, params.shard_rows):
+        shard = [one for one in examples if first <= one.row < first + params.shard_rows]
+        example.write(ingested / "examples" / shards.name(first // params.shard_rows), shard)
     ledger.write(ingested / "ledger.parquet", lines)
     (ingested / "instructions.json").write_text(
         json.dumps({name: asdict(task) for name, task in tasks.items()}, sort_keys=True, ensure_ascii=False, indent=1) + "\n",

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import PositiveInt
 
-from stages.corpus import example, ledger
+from stages.corpus import example, ledger, shards
 from stages.corpus.decoding import FORMATS
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import read_images, stores
@@ -38,8 +38,6 @@ class Params(Section):
     """Draws the instruction of each templated row."""
     max_tokens: PositiveInt
     """Longest conversation, and longest tree, in tokens; a longer conversation ends in the ledger as too_long."""
-    processes: PositiveInt
-    """So many share the proving; what they write is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
     instructions = read_instructions(ingested)
 
     def asked(name: str) -> list[Example]:
-        return [conversation(row, instructions, params.seed) for row in example.read(curated / f"{name}.parquet")]
+        return [conversation(row, instructions, params.seed) for row in example.read_all(curated / name)]
 
     selected = {stage: behind(asked(stage)) for stage in TUNED}
     grown: dict[str, Grown] = {stage: ([], []) for stage in TUNED}
@@ -73,8 +71,7 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
         grown[stage][0].extend(trees)
         grown[stage][1].extend(lines)
     for stage, (trees, _) in grown.items():
-        (rendered / stage).mkdir(parents=True)
-        tree.write(rendered / stage / "trees.parquet", trees)
+        tree.write(rendered / stage / shards.name(0), trees)
     example.write(rendered / "held_out.parquet", asked("held_out"))
     ledger.write(rendered / "ledger.parquet", [line for _, lines in grown.values() for line in lines])
     certificate = {"checks": CHECKS, "stages": {stage: summary(*both) for stage, both in grown.items()}}
@@ -129,7 +126,7 @@ def proved(
 ) -> Iterator[tuple[str, list[Tree], list[ledger.Line]]]:
     """For each group of each tuning stage: the stage, and what becomes of the group. Processes take some groups at a time."""
     stages = chain.from_iterable([stage] * len(groups) for stage, groups in selected.items())
-    grown = mapped(Grower, (model, params.max_tokens), pieces(selected, ingested), params.processes)
+    grown = mapped(Grower, (model, params.max_tokens), pieces(selected, ingested))
     total = sum(map(len, selected.values()))
     for stage, one in zip(stages, progress(chain.from_iterable(grown), "render", "tree", total=total), strict=True):
         yield stage, *one

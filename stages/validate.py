@@ -12,16 +12,15 @@ from typing import Annotated
 
 import great_expectations.expectations as gxe
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
-from stages.corpus import example, ledger
-from stages.corpus.decoding import MAX_SIDE, Look, look
+from stages.corpus import example, ledger, shards
+from stages.corpus.decoding import MAX_SIDE
 from stages.corpus.example import IMAGE, KINDS, ORIGINS
 from stages.corpus.facts import facts
-from stages.corpus.images import read_images, stores
+from stages.corpus.images import read_looks, stores
 from stages.corpus.ledger import Line
 from stages.corpus.suite import broken_rows, run_suite
 from stages.corpus.text import CONTROL, SPECIAL
@@ -29,7 +28,6 @@ from stages.pages.contract import write_contract
 from stages.pages.data_docs import write_data_docs
 from stages.running import command
 from stages.running.command import WORK, Out
-from stages.running.progress import progress
 from stages.running.section import Section
 
 
@@ -58,13 +56,14 @@ class Params(Section):
 def validate(params: Params, ingested: Path, validated: Out) -> None:
     """Hold all ingested rows to the contract."""
     # A name that begins with a dot is what a killed run left behind, half written.
-    paths = sorted(ingested.glob("[!.]*/examples.parquet"))
-    tables = [pq.read_table(path, columns=example.SCHEMA.names) for path in paths]
+    folders = sorted(ingested.glob("[!.]*/examples"))
+    paths = {shards.name(int(path.stem), folder.parent.name): path for folder in folders for path in shards.of(folder)}
+    tables = [pq.read_table(path, columns=example.SCHEMA.names) for path in paths.values()]
     rows = pa.concat_tables(tables or [example.SCHEMA.empty_table()])
     if not len(rows):
         raise ValueError(f"no source in {ingested} has a row that could be read; its ledger.parquet says why of each")
     suite = contract(params)
-    seen = looks(ingested, rows, params.max_side)
+    seen = read_looks(stores(ingested))
     result = run_suite(suite, facts(rows, seen))
     broken = broken_rows(result)
 
@@ -83,8 +82,12 @@ def validate(params: Params, ingested: Path, validated: Out) -> None:
         write_page(WORK / "validate" / "contract.html")
         raise ValueError(f"{too_many}\n  the rows, with their pictures: {WORK / 'validate' / 'contract.html'}")
 
-    validated.mkdir(parents=True)
-    pq.write_table(rows.filter(pa.array([number not in broken for number in range(len(rows))])), validated / "examples.parquet")
+    (validated / "examples").mkdir(parents=True)
+    first = 0
+    for name, table in zip(paths, tables, strict=True):
+        sound = pa.array([number not in broken for number in range(first, first + len(table))], pa.bool_())
+        pq.write_table(table.filter(sound), validated / "examples" / name)
+        first += len(table)
     pq.write_table(quarantine(rows, broken), validated / "quarantine.parquet")
     ledger.write(validated / "ledger.parquet", lines(rows, broken))
     write_page(validated / "contract.html")
@@ -161,17 +164,6 @@ def contract(params: Params) -> dict[str, Expectation]:
             column="boxes_within", value_set=[True], description="Boxes are [x1, y1, x2, y2], 0 ≤ x1 ≤ x2 ≤ 1, y alike."
         ),
     }
-
-
-def looks(ingested: Path, rows: pa.Table, max_side: int) -> dict[str, Look]:
-    """A look at every picture of the rows, once each."""
-    wanted = set(pc.list_flatten(rows["images"]).to_pylist())
-    found = {
-        digest: look(content, max_side)
-        for digest, content in progress(read_images(stores(ingested), wanted), "validate", "picture", len(wanted))
-    }
-    assert found.keys() == wanted, f"{len(wanted - found.keys())} pictures of the rows are in no store"
-    return found
 
 
 def excess(params: Params, sources: Sequence[str], broken: Mapping[int, Sequence[str]]) -> str:

@@ -46,7 +46,9 @@ def chain(folder, rows, images="images", format="llava"):
         format=format, folder="unused", annotations="rows.json", instructions=None, images=images, origin="human"
     )
     data = folder / "data"
-    ingesting.ingest(ingesting.Params(sources={"wild": source}, shard_mib=1), "wild", folder, data / "ingest" / "wild")
+    ingesting.ingest(
+        ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"
+    )
     validating.validate(ALLOWED, data / "ingest", data / "validate")
     curating.curate(CHOICE, data / "validate", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")

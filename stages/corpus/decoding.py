@@ -1,11 +1,13 @@
 """What a picture's bytes hold: its size, and whether all of the picture is there."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageFile
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -21,6 +23,8 @@ class Look:
     whole: bool | None
     width: int | None
     height: int | None
+    phash: int | None
+    """64 bits, alike for pictures that look alike (`phash`); None unless the picture is whole."""
 
 
 def look(content: bytes, max_side: int) -> Look:
@@ -30,17 +34,17 @@ def look(content: bytes, max_side: int) -> Look:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height, checksums = *image.size, image.format == "PNG"
             if max(width, height) > max_side:
-                return Look(None, width, height)
+                return Look(None, width, height, None)
             if checksums:
                 # Decoding alone passes over PNG's checksums, so a flipped bit would pass as a picture.
                 with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                     image.verify()
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.convert("RGB")
+                shown = image.convert("RGB")
         except Exception:
             # Pillow's decoders raise nearly everything on broken files: OSError, SyntaxError, struct.error, ValueError, …
-            return Look(False, None, None)
-    return Look(True, width, height)
+            return Look(False, None, None, None)
+    return Look(True, width, height, phash(shown))
 
 
 @contextmanager
@@ -56,3 +60,19 @@ def _plainly() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, patient
+
+
+SIDE, LOW = 32, 8
+"""Of the grey picture that is transformed, and of the low frequencies kept of it."""
+COSINES = np.cos(math.pi * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
+
+
+def phash(shown: Image.Image) -> int:
+    """64 bits of a picture, of which few change when it is scaled or compressed again.
+
+    The signs, against their median, of the 8 × 8 lowest frequencies of the picture in grey at 32 × 32 pixels; bit for bit
+    what `imagehash.phash` gives (https://github.com/JohannesBuchner/imagehash), the highest bit first.
+    """
+    grey = np.asarray(shown.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
+    low = COSINES @ grey @ COSINES.T
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes())

@@ -1,12 +1,14 @@
 """An example: image(s) and one conversation about them, with its task, kind and origin; and a table of them in Parquet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from stages.corpus import shards
 
 Kind = Literal["judgement", "choice", "short", "long", "conversation", "reasoning", "referring", "description", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -62,7 +64,8 @@ SCHEMA = pa.schema(
 
 
 def write(path: Path, examples: Iterable[Example]) -> None:
-    """Write `examples` as one Parquet file; equal examples give equal bytes."""
+    """Write `examples` as one Parquet file, in a folder made for it; equal examples give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table_of(examples), path)
 
 
@@ -87,6 +90,6 @@ def examples_of(table: pa.Table) -> list[Example]:
     ]
 
 
-def read_all(paths: Sequence[Path]) -> list[Example]:
-    """The examples of several files, in the order of the files."""
-    return [example for path in paths for example in read(path)]
+def read_all(folder: Path) -> list[Example]:
+    """The examples of all shards in `folder`, in their order."""
+    return [example for shard in shards.of(folder) for example in read(shard)]

@@ -1,25 +1,39 @@
-"""The image store: each picture once, by the sha256 of its bytes as they came, in Parquet shards."""
+"""The image store: each picture once, by the sha256 of its bytes as they came, with what a look at it found, in shards."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.binary())])
+from stages.corpus import shards
+from stages.corpus.decoding import MAX_SIDE, Look, look
+
+SCHEMA = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("whole", pa.bool_()),
+        ("phash", pa.uint64()),
+        ("bytes", pa.binary()),
+    ]
+)
 ROWS_A_GROUP = 100
 
 
 class ImageWriter:
-    """Collects images into `folder/images-00000.parquet`, …, a new shard each time `shard_mib` MiB are full."""
+    """Collects images into `folder/images/00000.parquet`, …, a new shard each time `shard_mib` MiB are full."""
 
     def __init__(self, folder: Path, shard_mib: int) -> None:
         self.folder = folder
         self.limit = shard_mib * 2**20
         self.known: set[str] = set()
-        self.pending: list[dict[str, str | bytes]] = []
+        self.pending: list[dict[str, Any]] = []
         self.shard: pq.ParquetWriter | None = None
         self.shard_bytes = 0
         self.shards = 0
@@ -29,7 +43,7 @@ class ImageWriter:
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self.known:
             self.known.add(digest)
-            self.pending.append({"sha256": digest, "bytes": content})
+            self.pending.append({"sha256": digest, **asdict(look(content, MAX_SIDE)), "bytes": content})
             self.shard_bytes += len(content)
             full = self.shard_bytes >= self.limit
             if full or len(self.pending) == ROWS_A_GROUP:
@@ -43,7 +57,7 @@ class ImageWriter:
         if self.shard is None:
             # Pictures are compressed already, and never alike: a second compression and a dictionary only cost time.
             self.shard = pq.ParquetWriter(
-                self.folder / f"images-{self.shards:05d}.parquet",
+                self.folder / "images" / shards.name(self.shards),
                 SCHEMA,
                 compression="none",
                 use_dictionary=["sha256"],
@@ -59,7 +73,7 @@ class ImageWriter:
         self.shard, self.shard_bytes = None, 0
 
     def __enter__(self) -> "ImageWriter":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -73,16 +87,27 @@ def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iter
     """(sha256, bytes) of each image of the stores in `folders` once, of `wanted` only if given; in the stores' order."""
     seen: set[str] = set()
     for folder in folders:
-        for shard in sorted(folder.glob("images-*.parquet")):
+        for shard in shards.of(folder / "images"):
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_A_GROUP):
+                for batch in file.iter_batches(ROWS_A_GROUP, columns=["sha256", "bytes"]):
                     for digest, content in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
                         if digest not in seen and (wanted is None or digest in wanted):
                             seen.add(digest)
                             yield digest, content.as_py()
 
 
+def read_looks(folders: Sequence[Path]) -> dict[str, Look]:
+    """What a look at each picture of the stores in `folders` found; none is decoded again."""
+    columns = ["sha256", "whole", "width", "height", "phash"]
+    return {
+        row.pop("sha256"): Look(**row)
+        for folder in folders
+        for shard in shards.of(folder / "images")
+        for row in pq.read_table(shard, columns=columns).to_pylist()
+    }
+
+
 def stores(ingested: Path) -> list[Path]:
     """The image stores of all sources below the `ingest` stage's folder, in the sources' order."""
     # A name that begins with a dot is what a killed run left behind, half written.
-    return sorted(path.parent for path in ingested.glob("[!.]*/images-00000.parquet"))
+    return sorted(path.parent for path in ingested.glob("[!.]*/images"))

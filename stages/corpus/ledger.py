@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ON = "on"
@@ -20,6 +21,8 @@ STATES = {
     "unreadable": "ingest",
     "quarantined": "validate",
     "duplicate": "curate",
+    "contaminated": "curate",
+    "not_in_coreset": "curate",
     "over_cap": "curate",
     "unbalanced": "curate",
     "not_in_dose": "curate",
@@ -59,19 +62,27 @@ SCHEMA = pa.schema(
 
 
 def write(path: Path, lines: Iterable[Line]) -> None:
-    """Write one stage's lines, sorted by source and row.
+    """Write one stage's lines, as `write_table`."""
+    written = list(lines)
+    columns = {name: [getattr(line, name) for line in written] for name in SCHEMA.names}
+    write_table(path, pa.table(columns, schema=SCHEMA))
+
+
+def write_table(path: Path, lines: pa.Table) -> None:
+    """Write one stage's lines, a table of `SCHEMA`, sorted by source and row.
 
     Raises:
         AssertionError: a state is unknown, an ended row has no reason, or a row has two lines.
     """
-    ordered = sorted(lines, key=lambda line: (line.source, line.row))
-    for line in ordered:
-        assert line.state == ON or line.state in STATES, f"unknown ledger state: {line}"
-        assert line.state == ON or line.reason, f"a row ended without a reason: {line}"
-    keys = [(line.source, line.row) for line in ordered]
-    assert len(keys) == len(set(keys)), "a row has two lines in one stage's ledger"
-    columns = {name: [getattr(line, name) for line in ordered] for name in SCHEMA.names}
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+    lines = lines.select(SCHEMA.names).cast(SCHEMA).sort_by([("source", "ascending"), ("row", "ascending")]).combine_chunks()
+    known = set(pc.unique(lines["state"]).to_pylist())
+    assert known <= {ON, *STATES}, f"unknown ledger states: {sorted(known - {ON, *STATES})}"
+    bare = pc.and_(pc.not_equal(lines["state"], ON), pc.equal(lines["reason"], ""))
+    assert not pc.any(bare).as_py(), f"a row ended without a reason: {lines.filter(bare).slice(0, 1).to_pylist()}"
+    if len(lines) > 1:
+        same = pc.and_(*(pc.equal(lines[name].slice(1), lines[name].slice(0, len(lines) - 1)) for name in ("source", "row")))
+        assert not pc.any(same).as_py(), "a row has two lines in one stage's ledger"
+    pq.write_table(lines, path)
 
 
 def read(path: Path) -> list[Line]:

@@ -14,6 +14,8 @@ TOLD = {
     "unreadable": "could not be read",
     "quarantined": "broke the data contract",
     "duplicate": "said before, behind the same picture",
+    "contaminated": "too like an item of a benchmark",
+    "not_in_coreset": "not in the chosen coreset",
     "over_cap": "over the cap of their task",
     "unbalanced": "left out so that Yes and No are equally many",
     "not_in_dose": "not in the chosen dose",

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from stages.corpus import shards
+
 TREES_A_BATCH = 500
 LONGEST_SHOWN = 400
 """Tokens of one branch that are shown; the rest is only counted."""
@@ -64,12 +66,13 @@ class Grove:
     """All branches of one tree, to show how they share a picture."""
 
 
-def grove(stage: str, path: Path, tokenizer: Tokenizer, seed: int, most_tasks: int) -> Grove:
-    """Read the trees of `stage`; the choice of the examples is drawn by `seed`, whatever the order of the file."""
+def grove(stage: str, folder: Path, tokenizer: Tokenizer, seed: int, most_tasks: int) -> Grove:
+    """Read the trees of `stage`; the choice of the examples is drawn by `seed`, whatever the order of the trees."""
     trees = branches = tokens = supervised = unshared = 0
     best: dict[str, tuple[str, dict[str, Any], int]] = {}
     widest: tuple[tuple[int, str], dict[str, Any]] | None = None
-    for batch in pq.ParquetFile(path).iter_batches(TREES_A_BATCH):
+    batches = (batch for shard in shards.of(folder) for batch in pq.ParquetFile(shard).iter_batches(TREES_A_BATCH))
+    for batch in batches:
         lists = batch["branches"]
         trees += len(batch)
         branches += len(lists.flatten())

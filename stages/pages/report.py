@@ -109,7 +109,7 @@ def read_groves(rendered: Path, stages: list[str], base_model: Path, seed: int) 
             f"there is no {path}, which the report needs to spell tokens; choose a base.model with a fast tokenizer"
         )
     tokenizer = Tokenizer.from_file(str(path))
-    return [grove(stage, rendered / stage / "trees.parquet", tokenizer, seed, MOST_TASKS) for stage in stages]
+    return [grove(stage, rendered / stage, tokenizer, seed, MOST_TASKS) for stage in stages]
 
 
 def read_curves(curves: Mapping[str, Path]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from stages.running.command import WORK
+from stages.running.compute import Compute
 from stages.running.mend import put_torn_aside
 from stages.running.section import Section, read_params, section_of
 
@@ -45,8 +46,12 @@ def faults(params: Path, graph: Path) -> list[str]:
     found = [
         f"{params} has a section '{name}:' but {graph} has no such stage; it has {', '.join(stages)}"
         for name in sections
-        if name not in stages
+        if name not in stages and name != "compute"
     ]
+    try:
+        section_of(Compute, "compute", sections, params)
+    except ValueError as error:
+        found.append(str(error))
     for stage in stages:
         try:
             section_of(params_of(STAGES / f"{stage}.py"), stage, sections, params)

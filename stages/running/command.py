@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
+from stages.running.compute import Compute, use
 from stages.running.garbage import imported
 from stages.running.leash import alone, follow_parent
 from stages.running.section import Section, read_params, section_of
@@ -32,7 +33,9 @@ def run(stage: Callable[..., None]) -> None:
     name = stage.__name__
     arguments = _parser(stage).parse_args()
     try:
-        params = section_of(params_of(stage), name, read_params(arguments.params), arguments.params)
+        sections = read_params(arguments.params)
+        params = section_of(params_of(stage), name, sections, arguments.params)
+        use(section_of(Compute, "compute", sections, arguments.params))
         # Named by what is written: two runs that write to one place exclude each other, whatever else they are told.
         written = next(getattr(arguments, word) for word, kind in _words(stage).items() if get_origin(kind) is Annotated)
         lock = ".".join([name, *Path(written).parts]).replace("/", "")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from stages.running.compute import used
 from stages.running.garbage import imported, importing, start
 from stages.running.leash import follow_parent
 
@@ -21,17 +22,22 @@ _work: Callable[[Any], Any] | None = None
 
 
 def mapped(
-    make: Callable[..., Callable[[Piece], Result]], given: tuple[Any, ...], pieces: Iterable[Piece], processes: int
+    make: Callable[..., Callable[[Piece], Result]],
+    given: tuple[Any, ...],
+    pieces: Iterable[Piece],
+    processes: int | None = None,
 ) -> Iterator[Result]:
     """`work(piece)` of every piece, in their order, where each process makes its own `work = make(*given)` once.
 
-    One process is this one. Several are started anew, since a copy of this one could hold locks of libraries that nobody gives
-    back; so `make`, `given`, pieces and results must pickle. They end with this process, however it ends.
+    `processes` of this machine, or if that is None, wherever params.yaml says (`compute`). One process is this one.
+    Several are started anew, since a copy of this one could hold locks of libraries that nobody gives back; so `make`, `given`,
+    pieces and results must pickle. They end with this process, however it ends.
 
     Raises:
         Whatever `make` or `work` raised; then the other processes end too.
         concurrent.futures.process.BrokenProcessPool: a process was killed, by the system for its memory perhaps.
     """
+    processes = used().processes if processes is None else processes
     if processes == 1:
         importing()
         work = make(*given)

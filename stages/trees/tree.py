@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.corpus import shards
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -53,7 +55,8 @@ ROWS_A_GROUP = 1000
 
 
 def write(path: Path, trees: Iterable[Tree]) -> None:
-    """Write `trees` as one Parquet file; equal trees give equal bytes."""
+    """Write `trees` as one Parquet file, in a folder made for it; equal trees give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     grown = list(trees)
     columns = {
         "images": [tree.images for tree in grown],
@@ -61,6 +64,11 @@ def write(path: Path, trees: Iterable[Tree]) -> None:
         "branches": [[{name: getattr(branch, name) for name in BRANCH} for branch in tree.branches] for tree in grown],
     }
     pq.write_table(pa.table(columns, schema=SCHEMA), path, row_group_size=ROWS_A_GROUP)
+
+
+def read_all(folder: Path) -> list[Tree]:
+    """The trees of all shards in `folder`."""
+    return [tree for shard in shards.of(folder) for tree in read(shard)]
 
 
 def read(path: Path) -> list[Tree]:

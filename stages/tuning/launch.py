@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 import torch
 
+from stages.corpus import shards
 from stages.models.device import resolve_device
 from stages.running.garbage import imported, importing
 from stages.running.leash import follow_parent
@@ -40,7 +40,7 @@ def launch(stage: str, params: Tuning, *paths: Path) -> None:
         RuntimeError: a process ended badly; what it said stands above.
     """
     params = divided(stage, params)
-    if not pq.read_metadata(paths[0] / "trees.parquet").num_rows:
+    if not shards.rows(paths[0]):
         raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
     if params.processes == 1:
         importing()

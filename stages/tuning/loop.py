@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.corpus import shards
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
@@ -58,8 +59,8 @@ def tune(
     """
     torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
-    own = tree.read(rendered / "trees.parquet")
-    again = replayed(tree.read(former / "trees.parquet"), params.replay, params.seed) if params.replay else []
+    own = tree.read_all(rendered)
+    again = replayed(tree.read_all(former), params.replay, params.seed) if params.replay else []
     trees = own + again
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
@@ -237,7 +238,7 @@ def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
 def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path) -> Path:
     """Where this very run keeps its checkpoints: a folder named by the digest of all that its result depends on."""
     digest = hashlib.sha256(params.model_dump_json().encode())
-    trees = [folder / "trees.parquet" for folder in rendered]
+    trees = [shard for folder in rendered for shard in shards.of(folder)]
     code = sorted(path for room in ROOMS for path in (Path(__file__).parents[1] / room).glob("*.py"))
     for path in [*trees, *sorted(path for path in base.iterdir() if path.is_file()), *code]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -20,7 +20,7 @@ def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
         shown = [writer.add(png(colour)) for colour in ("red", "green", "blue", "white", "black", "cyan", "pink", "gold")]
     (tmp_path / "rendered").mkdir()
     tree.write(
-        tmp_path / "rendered" / "trees.parquet",
+        tmp_path / "rendered" / "00000.parquet",
         [
             Tree(
                 (digest,),

@@ -27,7 +27,7 @@ def test_connect_tunes_the_connector_alone_when_the_rest_is_frozen(place, tiny_m
 def test_text_alone_is_refused_where_only_picture_parts_are_tuned(place, tiny_model, tuning):
     parts = {"vision_tower": "frozen", "connector": "full", "language_model": "frozen"}
     bare = Tree((), (), (Branch("talks", 7, "t", "short", (3, 10, 4, 30, 1), (False, False, False, True, True)),))
-    tree.write(place / "rendered" / "trees.parquet", [*tree.read(place / "rendered" / "trees.parquet"), bare])
+    tree.write(place / "rendered" / "00000.parquet", [*tree.read(place / "rendered" / "00000.parquet"), bare])
     words = r"1 conversations of connect have no picture \(first: row 7 of source talks\), and connect\.parts\.language_model"
     with pytest.raises(ValueError, match=words):
         connect(

@@ -29,12 +29,12 @@ FILLERS = [row(10_000, source="captions"), row(20_000, source="chats")]
 def curated(folder, rows, chosen, dose=100):
     """The rows of each output, and the ledger, of a run on `rows`."""
     (folder / "validated").mkdir(parents=True)
-    example.write(folder / "validated" / "examples.parquet", rows)
+    example.write(folder / "validated" / "examples" / "00000.parquet", rows)
     ledger.write(
         folder / "validated" / "ledger.parquet", [Line(one.source, one.row, one.id, one.task, ledger.ON) for one in rows]
     )
     curate(chosen, folder / "validated", str(dose), folder / "curated")
-    outs = {name: example.read(folder / "curated" / f"{name}.parquet") for name in ("connect", "train", "align", "held_out")}
+    outs = {name: example.read_all(folder / "curated" / name) for name in ("connect", "train", "align", "held_out")}
     lines = ledger.read(folder / "curated" / "ledger.parquet")
     # Whatever the run did: every row has one line, and goes on if and only if it is in one selection.
     assert [(line.source, line.row) for line in lines] == sorted((one.source, one.row) for one in rows)
@@ -200,8 +200,10 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     rows = [row(number, kind="judgement", answer="Yes" if number % 3 else "No") for number in range(60)]
     for name in ("first", "second"):
         curated(tmp_path / name, [*rows, *FILLERS], params(held_out=0.2, rows_per_task=10))
-    for path in (tmp_path / "first" / "curated").iterdir():
-        assert path.read_bytes() == (tmp_path / "second" / "curated" / path.name).read_bytes()
+    written = [path for path in (tmp_path / "first" / "curated").rglob("*") if path.is_file()]
+    assert len(written) == 5
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
 
 
 def test_a_source_that_was_not_ingested_is_an_error_that_lists_those_that_were(tmp_path):

@@ -25,7 +25,7 @@ def params(**change):
         "format": "llava", "folder": "unused", "annotations": "rows.json", "instructions": None, "images": "images",
         "origin": "human",
     }  # fmt: skip
-    return Params(sources={"pets": Source(**{**about, **change})}, shard_mib=1)
+    return Params(sources={"pets": Source(**{**about, **change})}, shard_rows=1000, shard_mib=1)
 
 
 def ingested(folder, rows, **change):
@@ -34,7 +34,7 @@ def ingested(folder, rows, **change):
     (folder / "rows.json").write_text(json.dumps(rows))
     out = folder / "ingested"
     ingest(params(**change), "pets", folder, out)
-    return example.read(out / "examples.parquet"), ledger.read(out / "ledger.parquet"), dict(read_images([out]))
+    return example.read_all(out / "examples"), ledger.read(out / "ledger.parquet"), dict(read_images([out]))
 
 
 def with_images(folder, png, names=("red.png", "blue.png")):
@@ -117,8 +117,8 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, png):
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     for name in ("first", "second"):
         ingest(params(), "pets", tmp_path, tmp_path / name)
-    files = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert files == ["examples.parquet", "images-00000.parquet", "instructions.json", "ledger.parquet"]
+    files = sorted(path.relative_to(tmp_path / "first").as_posix() for path in (tmp_path / "first").rglob("*.*"))
+    assert files == ["examples/00000.parquet", "images/00000.parquet", "instructions.json", "ledger.parquet"]
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 

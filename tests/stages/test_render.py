@@ -11,9 +11,10 @@ from stages.corpus import example, ledger
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.render import Params, conversation, render
+from stages.running.compute import Compute, use
 from stages.trees import tree
 
-PARAMS = Params(seed=1, max_tokens=60, processes=1)
+PARAMS = Params(seed=1, max_tokens=60)
 INSTRUCTIONS = {("s", "colour"): ["What colour is it?", "Name the colour.", "Which colour do you see?"]}
 
 
@@ -36,13 +37,11 @@ def rendered(tmp_path: Path, tiny_model: Path, png):
 
     def run(*rows: Example, held_out: tuple[Example, ...] = (), model: Path = tiny_model, processes: int = 1) -> Path:
         curated, out = tmp_path / "curate", tmp_path / "render"
-        curated.mkdir()
         out.mkdir()
-        for name in ("connect", "align"):
-            example.write(curated / f"{name}.parquet", [])
-        example.write(curated / "train.parquet", rows)
-        example.write(curated / "held_out.parquet", held_out)
-        render(PARAMS.model_copy(update={"processes": processes}), curated, tmp_path / "ingest", model, out)
+        example.write(curated / "train" / "00000.parquet", rows)
+        example.write(curated / "held_out" / "00000.parquet", held_out)
+        use(Compute(engine="local", address=None, processes=processes))
+        render(PARAMS, curated, tmp_path / "ingest", model, out)
         return out
 
     run.digests = digests  # type: ignore[attr-defined]
@@ -62,7 +61,7 @@ def test_examples_behind_one_picture_become_one_tree(rendered):
         row(3, "Count.", "one two"),
         row(4, "Count.", "three"),
     )
-    trees = {tuple(branch.row for branch in one.branches): one for one in tree.read(out / "train" / "trees.parquet")}
+    trees = {tuple(branch.row for branch in one.branches): one for one in tree.read_all(out / "train")}
     assert set(trees) == {(0, 1), (2,), (3,), (4,)}
     assert trees[0, 1].images == (red,)
     assert trees[3,].prefix == ()
@@ -86,7 +85,7 @@ def test_a_row_that_cannot_be_proved_is_in_the_ledger_with_the_check_it_failed(r
     certificate = json.loads((out / "certificate.json").read_text())["stages"]["train"]
     assert certificate["rows"] == {"ready": 1, "too_long": 1, "uncertified": 1}
     assert certificate["failed_checks"] == {"answer": 1}
-    assert [branch.row for one in tree.read(out / "train" / "trees.parquet") for branch in one.branches] == [0]
+    assert [branch.row for one in tree.read_all(out / "train") for branch in one.branches] == [0]
 
 
 def with_ending(model: Path, folder: Path, ending: str) -> Path:
@@ -145,7 +144,7 @@ def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened(rendered):
 def test_a_tree_that_would_grow_too_large_is_followed_by_another_of_the_same_picture(rendered):
     red = rendered.digests[0]
     out = rendered(*(row(number, "<image>\nWhat colour is it?", f"red {number}", images=(red,)) for number in range(12)))
-    trees = tree.read(out / "train" / "trees.parquet")
+    trees = tree.read_all(out / "train")
     assert len(trees) > 1
     assert all(one.tokens <= PARAMS.max_tokens for one in trees)
     assert sorted(branch.row for one in trees for branch in one.branches) == list(range(12))

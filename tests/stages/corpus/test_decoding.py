@@ -20,7 +20,8 @@ def drawn(format="PNG", size=(40, 30), mode="RGB"):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_whole_picture_of_each_format_has_its_size(format):
-    assert look(drawn(format), 100) == Look(True, 40, 30)
+    found = look(drawn(format), 100)
+    assert (found.whole, found.width, found.height) == (True, 40, 30)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA"])
@@ -45,7 +46,7 @@ def test_a_flipped_bit_in_a_png_is_found_by_its_checksum():
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x89PNG\r\n\x1a\n"])
 def test_what_is_no_picture_is_not_whole(content):
-    assert look(content, 100) == Look(False, None, None)
+    assert look(content, 100) == Look(False, None, None, None)
 
 
 def bomb(side):
@@ -58,7 +59,7 @@ def bomb(side):
 
 
 def test_a_bomb_is_known_by_its_header_and_never_decoded():
-    assert look(bomb(60_000), 8192) == Look(None, 60_000, 60_000)
+    assert look(bomb(60_000), 8192) == Look(None, 60_000, 60_000, None)
 
 
 def test_pillows_own_switches_are_left_as_they_were():

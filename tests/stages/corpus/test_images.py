@@ -14,7 +14,7 @@ def test_shards_are_closed_when_full_and_read_in_order(tmp_path):
     contents = [bytes([number]) * 300_000 for number in range(10)]
     with ImageWriter(tmp_path, 1) as store:
         digests = [store.add(content) for content in contents]
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"images-{number:05d}.parquet" for number in range(3)]
+    assert [path.name for path in sorted((tmp_path / "images").iterdir())] == [f"{number:05d}.parquet" for number in range(3)]
     assert list(read_images([tmp_path])) == list(zip(digests, contents, strict=True))
 
 

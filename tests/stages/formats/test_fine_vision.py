@@ -128,10 +128,10 @@ def test_each_row_of_a_parquet_file_ends_in_one_line_of_the_ledger(tmp_path, png
     about = Source(
         format="fine_vision", folder="unused", annotations="rows.parquet", instructions=None, images=None, origin="human"
     )
-    ingest(Params(sources={"fine": about}, shard_mib=1), "fine", tmp_path, tmp_path / "out")
+    ingest(Params(sources={"fine": about}, shard_rows=1000, shard_mib=1), "fine", tmp_path, tmp_path / "out")
     lines = ledger.read(tmp_path / "out" / "ledger.parquet")
     assert [(line.row, line.reason) for line in lines] == [
         (0, ""), (1, ""), (2, "missing_image: images has neither bytes nor a path"), (3, ""), (4, "no_conversation"),
     ]  # fmt: skip
-    assert [len(one.images) for one in example.read(tmp_path / "out" / "examples.parquet")] == [2, 1, 0]
+    assert [len(one.images) for one in example.read_all(tmp_path / "out" / "examples")] == [2, 1, 0]
     assert sorted(dict(read_images([tmp_path / "out"])).values()) == sorted([png("red"), png("blue")])

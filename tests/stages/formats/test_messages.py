@@ -170,9 +170,9 @@ def test_whatever_a_row_holds_it_is_read_or_refused_by_name(messages, images):
 
 def ingested(folder, name):
     about = Source(format="messages", folder="unused", annotations=name, instructions=None, images=None, origin="human")
-    ingest(Params(sources={"chats": about}, shard_mib=1), "chats", folder, folder / "out")
+    ingest(Params(sources={"chats": about}, shard_rows=1000, shard_mib=1), "chats", folder, folder / "out")
     found = dict(read_images([folder / "out"]))
-    examples = example.read(folder / "out" / "examples.parquet")
+    examples = example.read_all(folder / "out" / "examples")
     return [[found[digest] for digest in one.images] for one in examples], ledger.read(folder / "out" / "ledger.parquet")
 
 

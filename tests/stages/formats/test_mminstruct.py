@@ -154,7 +154,7 @@ def test_the_files_of_all_domains_are_one_source_in_the_order_of_their_names(tmp
         images="images", origin="synthesized",
     )  # fmt: skip
     for name in ("first", "second"):
-        ingest(Params(sources={"mm": source}, shard_mib=1), "mm", tmp_path, tmp_path / name)
+        ingest(Params(sources={"mm": source}, shard_rows=1000, shard_mib=1), "mm", tmp_path, tmp_path / name)
     lines = ledger.read(tmp_path / "first" / "ledger.parquet")
     assert [(line.row, line.reason.split(":")[0], line.file.rpartition("/")[2]) for line in lines] == [
         (0, "", "artwork_en.jsonl"),
@@ -163,9 +163,9 @@ def test_the_files_of_all_domains_are_one_source_in_the_order_of_their_names(tmp
         (3, "", "artwork_en.jsonl"),
         (4, "", "ocr_en.jsonl"),
     ]
-    examples = example.read(tmp_path / "first" / "examples.parquet")
+    examples = example.read_all(tmp_path / "first" / "examples")
     assert [(line.row, line.domain, line.kind) for line in examples] == [
         (0, "artwork", "judgement"), (3, "artwork", "judgement"), (4, "ocr", "judgement"),
     ]  # fmt: skip
-    for path in (tmp_path / "first").iterdir():
-        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+    for path in (tmp_path / "first").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()

@@ -103,8 +103,8 @@ def test_a_shard_holds_rows_of_any_format(tmp_path, png, format):
     }[format]
     shard(tmp_path, ("0.json", row), ("0.png", png("red")), ("1.json", row), ("1.png", b""), ("2.png", png("blue")))
     about = Source(format=format, folder="unused", annotations="shard.tar", instructions=None, images=None, origin="human")
-    ingest(Params(sources={"cats": about}, shard_mib=1), "cats", tmp_path, tmp_path / "out")
-    (only,) = example.read(tmp_path / "out" / "examples.parquet")
+    ingest(Params(sources={"cats": about}, shard_rows=1000, shard_mib=1), "cats", tmp_path, tmp_path / "out")
+    (only,) = example.read_all(tmp_path / "out" / "examples")
     assert [turn.text for turn in only.turns] == ["<image>\nWhat?", "A cat."]
     assert list(dict(read_images([tmp_path / "out"])).values()) == [png("red")]
     reasons = [line.reason for line in ledger.read(tmp_path / "out" / "ledger.parquet")]

@@ -192,7 +192,7 @@ def test_every_block_has_a_row_number_and_a_line_and_pictures_are_found_in_both_
     source = Source(
         format="svit", folder="unused", annotations="data/*.json", instructions=None, images="images", origin="synthesized"
     )
-    ingest(Params(sources={"svit": source}, shard_mib=1), "svit", tmp_path, tmp_path / "out")
+    ingest(Params(sources={"svit": source}, shard_rows=1000, shard_mib=1), "svit", tmp_path, tmp_path / "out")
     assert [(line.row, line.id, line.reason, line.file) for line in ledger.read(tmp_path / "out" / "ledger.parquet")] == [
         (0, "5#0", "", "data/conversation.json"),
         (1, "5#1", "no_conversation", "data/conversation.json"),
@@ -203,7 +203,7 @@ def test_every_block_has_a_row_number_and_a_line_and_pictures_are_found_in_both_
         (6, "4#0", "", "data/detail_description.json"),
         (7, "4417#0", "message_is_empty", "data/detail_description.json"),
     ]
-    examples = example.read(tmp_path / "out" / "examples.parquet")
+    examples = example.read_all(tmp_path / "out" / "examples")
     assert [(one.row, one.kind) for one in examples] == [
         (0, "conversation"), (2, "conversation"), (5, "conversation"), (6, "description"),
     ]  # fmt: skip

@@ -146,7 +146,7 @@ def make_trees(folder: Path, tasks: Any, digests: list[str], tokenizer: Tokenize
                 rows = [branch(tokenizer, "tasks", number, "caption", "caption", "What is this?", NASTY)]
             trees.append({"images": [digest], "prefix": [0, *[2] * 36], "branches": rows})
         (folder / stage).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(trees), folder / stage / "trees.parquet")
+        pq.write_table(pa.Table.from_pylist(trees), folder / stage / "00000.parquet")
 
 
 def make_ledgers(folder: Path, tasks: Any, pictures: int) -> None:

@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
 
 
 def check(place, params):
-    (place / "params.yaml").write_text(params)
+    (place / "params.yaml").write_text("compute: {engine: local, address: null, processes: 1}\n" + params)
     return faults(place / "params.yaml", place / "dvc.yaml")
 
 
@@ -72,7 +72,7 @@ def test_a_section_that_stands_twice_is_a_fault_and_neither_is_taken(place):
     found = check(place, "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: null}\ndraw: {seed: 3, rate: null}")
     assert len(found) == 1
     assert "'draw' stands twice in one mapping" in found[0]
-    assert "line 3" in found[0]
+    assert "line 4" in found[0]
 
 
 def test_a_source_folder_that_nobody_makes_is_a_fault(place):

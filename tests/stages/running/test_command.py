@@ -10,6 +10,7 @@ import pytest
 
 PROJECT = Path(__file__).parents[3]
 
+COMPUTE = "compute: {engine: local, address: null, processes: 1}\n"
 STAGE = """
 import os, time
 from pathlib import Path
@@ -43,7 +44,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "repeat.py").write_text(STAGE)
-    (tmp_path / "params.yaml").write_text("repeat: {times: 2}\nother: {}\n")
+    (tmp_path / "params.yaml").write_text(f"{COMPUTE}repeat: {{times: 2}}\nother: {{}}\n")
     (tmp_path / "words.txt").write_text("word\n")
     return tmp_path
 

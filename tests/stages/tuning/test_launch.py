@@ -53,7 +53,7 @@ def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_mo
 
 def test_without_a_tree_to_learn_from_nothing_is_started(place, tiny_model, tuning, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
-    tree.write(place / "rendered" / "trees.parquet", [])
+    tree.write(place / "rendered" / "00000.parquet", [])
     with pytest.raises(ValueError, match=r"train has no trees to learn from; see the ledger"):
         launch("train", Tuning.model_validate({**tuning, "processes": 2}), *paths(place, tiny_model, "out"))
 

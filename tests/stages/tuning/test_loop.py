@@ -144,7 +144,7 @@ def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):
 
 
 def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_is_a_part_of_it(place, tiny_model):
-    trees = tree.read(place / "rendered" / "trees.parquet")
+    trees = tree.read(place / "rendered" / "00000.parquet")
 
     def again(share: float) -> list[Tree]:
         return loop.replayed(trees, share, seed=3)
