@@ -44,13 +44,14 @@ SMALL = 1500
 STAGES = ("ingest", "validate", "curate", "render")
 OF_PICTURES = ("pictures", "images")
 """What is kept from run to run of pictures, and not of rows."""
-WORDS = (
+TEXT = (
     "the a of on in with near behind under above left right small large red blue green old young open round wooden street "
     "table window person woman man child dog cat car bus train bottle plate chair sign tree building sky water field shirt "
     "hat bag phone book clock what which how many where is are does can you see describe picture image colour shape kind "
     "number name place object animal activity scene holding wearing standing sitting looking walking playing made used most "
     "likely because suggests appears between several two three following options answer question"
-).split()
+)
+WORDS = TEXT.split()
 
 
 @dataclass(frozen=True)
