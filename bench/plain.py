@@ -186,7 +186,8 @@ def the_plain_way(folder: Path, verify: bool) -> None:
     data = Dataset.from_dict(columns)
 
     def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        content, digests = [], []
+        content: list[bytes | None] = []
+        digests: list[str] = []
         for name in batch["image"]:
             try:
                 raw = (images / name).read_bytes()

@@ -41,11 +41,12 @@ def main() -> None:
         corpus.command(asked.folder, "ingest", name, corpus.folder_of(asked.folder, name), f"data/ingest/{name}")
     for stage in corpus.STAGES[1:]:
         corpus.command(asked.folder, *corpus.words_of(stage, asked.folder))
-    figures = {"machine": machine.describe(), "rows": funnel(asked.folder / "data")}
-    for source, ends in figures["rows"].items():
+    found = funnel(asked.folder / "data")
+    for source, ends in found.items():
         print(f"\n{source}: {sum(ends.values())} rows")
         for end, rows in ends.items():
             print(f"  {rows:>6}  {end}")
+    figures = {"machine": machine.describe(), "rows": found}
     print(f"\nwritten: {machine.write('samples', figures).relative_to(ROOT)}")
 
 
