@@ -173,10 +173,9 @@ def join(parts: Sequence[pl.DataFrame], tuned: Mapping[str, pl.DataFrame] | None
         waiting = (pl.col("state") == "ready") & (pl.col("reason") == stage)
         _check_rows(stage, ended[-1].filter(waiting).select(KEY), own.select(KEY))
         ended[-1] = pl.concat([ended[-1].filter(~waiting), own])
-    final = parts[0].drop("state", "reason").join(pl.concat(ended), on=KEY, how="left", maintain_order="left")
-    final = final.with_columns(pl.col("state").fill_null(ON), pl.col("reason").fill_null(""))
-    assert len(final) == len(parts[0]), "each row has one line in each part, and ends once"
-    return final.select(SCHEMA.names)
+    ends = parts[0].select(KEY).join(pl.concat(ended), on=KEY, how="left", maintain_order="left")
+    assert len(ends) == len(parts[0]), "each row has one line in each part, and ends once"
+    return parts[0].with_columns(ends["state"].fill_null(ON), ends["reason"].fill_null(""))
 
 
 def _check_rows(stage: str, going: pl.DataFrame, met: pl.DataFrame) -> None:
