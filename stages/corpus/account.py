@@ -374,7 +374,7 @@ def story_lines(told: Mapping[str, Any]) -> Iterator[str]:
         words = f"{one['state'] or '-':<15}{one['reason'] or ''}".rstrip()
         yield _visible(f"  {one['stage']:<10}{words}") + (f"  ({one['note']})" if one["note"] else "")
     for one in told["broken"]:
-        yield f"  breaks    {one['expectation']}: {one['meaning']}"
+        yield f"  breaks    {one['expectation']}: {one['meaning']}".removesuffix(": ")
     if told["tokens"]:
         yield "  tokens    {own} of its own behind {prefix} of the prefix, {supervised} supervised".format(**told["tokens"])
         yield "            in a tree of {rows_of_the_tree} rows".format(**told["tokens"])
