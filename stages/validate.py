@@ -4,6 +4,7 @@ The contract is one Great Expectations suite over one table: a line per row, wit
 of its pictures as columns. An empty cell means that an expectation has nothing to say about a row.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -67,11 +68,12 @@ def validate(params: Params, ingested: Path, validated: Out) -> None:
     result = run_suite(suite, facts(rows, seen))
     broken = broken_rows(result)
 
+    meanings = {name: expectation.description or name for name, expectation in suite.items()}
     write_page = partial(
         write_contract,
         stores=stores(ingested),
         rows=rows,
-        meanings={name: expectation.description or name for name, expectation in suite.items()},
+        meanings=meanings,
         broken=broken,
         # What did not decode is not given to a decoder again: it may be a bomb, or a program in a picture's clothes.
         showable={digest for digest, one in seen.items() if one.whole},
@@ -90,6 +92,7 @@ def validate(params: Params, ingested: Path, validated: Out) -> None:
         first += len(table)
     pq.write_table(quarantine(rows, broken), validated / "quarantine.parquet")
     ledger.write(validated / "ledger.parquet", lines(rows, broken))
+    (validated / "contract.json").write_text(json.dumps(meanings, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     write_page(validated / "contract.html")
     write_data_docs(validated / "docs" / "index.html", result)
 

@@ -6,6 +6,7 @@ import json
 import random
 import stat
 import zipfile
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -52,11 +53,10 @@ def chain(folder, rows, images="images", format="llava"):
     validating.validate(ALLOWED, data / "ingest", data / "validate")
     curating.curate(CHOICE, data / "validate", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
-    learned = [
-        ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
+    going = ledger.join([first, second, third], whole=False)
+    final = [
+        line if line.state != ledger.ON else replace(line, state="ready", reason="train") for line in ledger.lines_of(going)
     ]
-    ended = [line for line in third if line.state != ledger.ON]
-    final = ledger.join([first, second, ended + learned])
     assert [line.row for line in final] == list(range(len(first)))
     return final
 
@@ -116,7 +116,7 @@ def test_every_hostile_row_ends_in_its_named_state(wild):
     final = chain(wild, [row for row, _, _ in HOSTILE])
     ends = [(line.state, ledger.reason_name(line.reason)) for line in final]
     assert ends == [(state, reason) for _, state, reason in HOSTILE]
-    assert sum(count.rows for count in ledger.funnel(final)) == len(HOSTILE)
+    assert sum(count.rows for count in ledger.funnel(ledger.table_of(final))) == len(HOSTILE)
 
 
 def chat(asked, answer="a square", images=(), **more):
