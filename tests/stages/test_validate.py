@@ -1,4 +1,6 @@
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,9 +10,20 @@ from PIL import Image
 from stages.corpus import example, ledger
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
-from stages.validate import Params, contract, validate
+from stages.running.section import read_params
+from stages.validate import OF_ROWS, Params, contract, validate
 
-PARAMS = Params(min_side=16, max_side=100, max_answer_words=20, max_quarantined=1.0)
+GIVEN = read_params(Path(__file__).parents[2] / "params.yaml")["validate"]
+"""The section as it stands in params.yaml: each test changes of it what it is about."""
+
+
+def params(**changed):
+    return Params.model_validate({**GIVEN, "max_side": 100, "max_answer_words": 20, "max_quarantined": 1.0, **changed})
+
+
+ABOUT = {"a": {"licence": "MIT", "language": "en"}, "closed": {"licence": "no", "language": "en"}, "far": {"licence": "MIT"}}
+PARAMS = params()
+STRICT = params(max_answer_characters=300, max_question_characters=200, max_pictures=3, licences=["MIT"], languages=["en"])
 
 
 def picture(size=(32, 32), format="PNG", seed=0):
@@ -29,11 +42,11 @@ def row(number=0, *texts, images=(GOOD,), roles="uaua", source="a", **change):
     texts = texts or ("<image>\nWhat is it?", "a square")
     names = {"u": "user", "a": "assistant"}
     turns = tuple(Turn(names.get(role, role), text) for role, text in zip(roles, texts, strict=False))
-    fields = {"task": "shapes", "kind": "short", "origin": "human", "templated": False, **change}
-    return Example(source, number, str(number), domain="shapes", images=(), turns=turns, **fields), images
+    fields = {"id": str(number), "task": "shapes", "kind": "short", "origin": "human", "templated": False, **change}
+    return Example(source, number, domain="shapes", images=(), turns=turns, **fields), images
 
 
-def ingested(folder, rows):
+def ingested(folder, rows, about=ABOUT):
     for source in sorted({one.source for one, _ in rows}):
         with ImageWriter(folder / source, 1) as store:
             examples = []
@@ -42,12 +55,15 @@ def ingested(folder, rows):
                     fields = {name: getattr(one, name) for name in Example.__slots__}
                     examples.append(Example(**{**fields, "images": tuple(store.add(content) for content in contents)}))
         example.write(folder / source / "examples" / "00000.parquet", examples)
+        if source in about:
+            (folder / source / "source.json").write_text(json.dumps(about[source]))
     return folder
 
 
 def validated(folder, rows, params=PARAMS):
     """What became of each row: "" if it passed, else the expectation it is quarantined under."""
-    validate(params, ingested(folder / "ingest", rows), folder / "validate")
+    (folder / "accepted").mkdir(parents=True, exist_ok=True)
+    validate(params, ingested(folder / "ingest", rows), folder / "accepted", folder / "validate")
     lines = ledger.read(folder / "validate" / "ledger.parquet")
     kept = {(one.source, one.row) for one in example.read_all(folder / "validate" / "examples")}
     quarantined = pq.read_table(folder / "validate" / "quarantine.parquet").to_pylist()
@@ -58,7 +74,15 @@ def validated(folder, rows, params=PARAMS):
     return [line.reason for line in lines]
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """What was judged before is kept below the folder that a run stands in."""
+    monkeypatch.chdir(tmp_path)
+
+
 BROKEN = {
+    "licence_allowed": [row(source="closed")],
+    "language_allowed": [row(source="far")],
     "task_is_named": [row(task="")],
     "kind_is_known": [row(kind="limerick"), row(kind="")],
     "origin_is_known": [row(origin="martian")],
@@ -70,7 +94,12 @@ BROKEN = {
         row(0, "<image>\nHi", ""), row(0, "<image>\nHi", " \n\t\u3000\u200b"), row(0, "<image>\nHi", "Ho", "And?", ""),
     ],
     "questions_not_empty": [row(0, "<image>\n", "a square"), row(0, "<image>\nHi", "Ho", "", "Ho", templated=True)],
+    "answers_say_something": [
+        row(0, "<image>\nHi", "The message is empty."), row(0, "<image>\nHi", "Ho", "And?", " 'message is EMPTY' "),
+    ],
     "answers_not_too_long": [row(0, "<image>\nHi", "word " * 21)],
+    "answers_within_characters": [row(0, "<image>\nHi", "w" * 301), row(0, "<image>\nHi", "語" * 301)],
+    "questions_within_characters": [row(0, "<image>\nHi" + "i" * 200, "Ho")],
     "text_has_no_control_characters": [
         row(0, "<image>\nHi\0", "Ho"), row(0, "<image>\nHi", "H\x1bo"), row(0, "<image>\nHi\x9f", "Ho"),
     ],
@@ -83,17 +112,27 @@ BROKEN = {
         row(0, "<image>\nWhat does <image> mean?", "Ho"), row(0, "<image>\nHi", "Ho", images=(GOOD, picture(seed=1))),
     ],
     "no_mark_in_answers": [row(0, "<image>\nHi", "Ho <image>")],
+    "not_too_many_pictures": [row(0, "<image>" * 4 + "Hi", "Ho", images=[picture(seed=seed) for seed in range(4)])],
     "picture_decodes_whole": [row(images=(CUT,)), row(images=(b"<html>gone</html>",)), row(images=(GOOD[:-40],))],
     "picture_not_too_small": [row(images=(picture((32, 15)),))],
     "picture_not_too_large": [row(images=(picture((101, 32)),))],
-    "judgement_is_yes_or_no": [row(0, "<image>\nIs it?", "Maybe", kind="judgement")],
-    "choice_is_an_option": [row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "(c) green", kind="choice")],
+    "judgement_is_yes_or_no": [
+        row(0, "<image>\nIs it?", "Maybe", kind="judgement"), row(0, "<image>\nIs it?", "Yesterday", kind="judgement"),
+        row(0, "<image>\n是吗?", "不知道", kind="judgement"), row(0, "<image>\n是吗?", "图中是猫", kind="judgement"),
+    ],
+    "choice_is_an_option": [
+        row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "(c) green", kind="choice"),
+        row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "D", kind="choice"),
+        row(0, "<image>\nWhich?\nA. red\nB. blue", "C", kind="choice"),
+        row(0, "<image>\nWhich?\nA. red\nB. blue", "C. green", kind="choice"),
+    ],
     "boxes_within_picture": [
         row(0, "<image>\nWhere?", "[0.1, 0.2, 1.3, 0.4]", kind="referring"),
         row(0, "<image>\nWhere?", "[0.5, 0.2, 0.3, 0.4]", kind="referring"),
         row(0, "<image>\nWhat is at [12, 30]?", "a cat", kind="referring"),
         row(0, "<image>\nWhat is at [nan, 0, 1, 1]?", "a cat", kind="referring"),
     ],
+    "id_is_its_own": [row(0, id="last"), row(0, id="last")],
 }  # fmt: skip
 
 WHOLE = [
@@ -104,8 +143,15 @@ WHOLE = [
     row(0, "<image>\n<image>\nSame?", "Yes", images=(GOOD, picture(seed=1)), kind="judgement"),
     row(0, "<image>\nHi", "Ho", "And?", "Well.", kind="conversation"),
     row(0, "<image>\nIs it?", "Yes, it is.", kind="judgement"),
+    row(0, "<image>\n是吗?", "是的，图中有猫。", kind="judgement"),
+    row(0, "<image>\n是吗?", "没有", kind="judgement"),
+    row(0, "<image>\nHi", "w" * 300),
+    row(0, "<image>\nHi", "The sign says: the message is empty."),
     row(0, "<image>\nWhich?\nOptions: (a) red (b) blue", "(a) Red.", kind="choice"),
     row(0, "<image>\nWhich of the two?", "the left one", kind="choice"),
+    row(0, "<image>\nWhich?\nA. red\nB. blue", "B", kind="choice"),
+    row(0, "<image>\nWhich?\n(a) red (b) blue", "A.", kind="choice"),
+    row(0, "<image>\nWhich?\nOptions: A. red B. dark blue", "B. dark blue", kind="choice"),
     row(0, "<image>\nWhere?", "[0.100, 0.200, 0.300, 0.400], [0, 0, 1, 1]", kind="referring"),
     row(0, "<image>\nWhere?", "In the middle [or nearly so].", kind="referring"),
     row(0, "<image>\nHi\tthere\r\n<b>", "Größe, 日本, 👩‍👩‍👧 and a < b > c"),
@@ -116,15 +162,22 @@ WHOLE = [
 
 
 def test_a_row_is_quarantined_under_the_expectation_it_breaks_and_all_others_pass(tmp_path):
-    wanted: list[str] = []
-    rows: list[tuple[Example, tuple[bytes, ...]]] = []
+    wanted = {}
+    rows = []
     for name, of in [(name, one) for name, ones in BROKEN.items() for one in ones] + [("", one) for one in WHOLE]:
         one, contents = of
         fields = {field: getattr(one, field) for field in Example.__slots__}
-        rows.append((Example(**{**fields, "row": len(rows)}), contents))
-        wanted.append(name)
-    assert list(BROKEN) == list(contract(PARAMS)), "every expectation has rows that break it, and is tried here"
-    assert validated(tmp_path, rows) == wanted
+        fields["row"] = len(rows)
+        fields["id"] = "same" if one.id == "last" else str(len(rows))
+        rows.append((Example(**fields), contents))
+        wanted[one.source, len(rows) - 1] = name
+    # Nobody can say of the first of two rows that its id was there before.
+    wanted[next(key for key, name in wanted.items() if name == "id_is_its_own")] = ""
+    assert list(BROKEN) == list(contract(STRICT)) == list(OF_ROWS), (
+        "every expectation has rows that break it, and is tried here"
+    )
+    strict = STRICT.model_copy(update={"severity": {**PARAMS.severity, "id_is_its_own": "quarantine"}})
+    assert validated(tmp_path, rows, strict) == [wanted[key] for key in sorted(wanted)]
 
 
 def test_of_several_broken_expectations_the_first_is_the_reason_and_all_are_kept(tmp_path):
@@ -162,9 +215,10 @@ def test_a_share_exactly_at_the_limit_goes_on(tmp_path):
 
 
 def test_no_rows_at_all_is_an_error(tmp_path):
-    (tmp_path / "ingest").mkdir()
+    for name in ("ingest", "accepted"):
+        (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=r"no source in .* has a row that could be read"):
-        validate(PARAMS, tmp_path / "ingest", tmp_path / "validate")
+        validate(PARAMS, tmp_path / "ingest", tmp_path / "accepted", tmp_path / "validate")
 
 
 NASTY = "<image>\n<script>alert('x')</script><img src=x onerror=alert(1)> $5 ${name} {{ 7 * 7 }} $PARAMETER %s </s>"
@@ -188,11 +242,13 @@ def test_pages_show_broken_rows_as_text_and_ask_nothing_of_any_machine(tmp_path)
     assert "picture_decodes_whole" in ours
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path):
+def test_the_same_rows_give_the_same_bytes(tmp_path, monkeypatch):
     rows = [row(0), row(1, kind="limerick"), row(2, images=(CUT,)), row(3, "<image>\nHi</s>", "Ho")]
     for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
         validated(tmp_path / name, rows)
     files = [path for path in sorted((tmp_path / "first" / "validate").rglob("*")) if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 8
     for path in files:
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
