@@ -211,8 +211,11 @@ def validate(params: Params, ingested: Path, accepted: Path, validated: Out) -> 
     text = json.dumps({**now, "drift": _figures(told.drifts)}, ensure_ascii=False, indent=1, sort_keys=True)
     (validated / "summary.json").write_text(text + "\n", encoding="utf-8")
     write_contract(validated / "contract.html", stores, told)
-    result = as_result([(contract(params), verdict.findings), (contract_of_tasks(params), of_tasks.findings)])
-    write_data_docs(validated / "docs" / "index.html", result)
+    results = [
+        as_result("rows", contract(params), verdict.findings),
+        as_result("tasks", contract_of_tasks(params), of_tasks.findings),
+    ]
+    write_data_docs(validated / "docs" / "index.html", results)
     for figure in told.drifts or []:
         if figure.too_far:
             print(
@@ -288,10 +291,10 @@ def contract_of_tasks(params: Params) -> dict[str, Expectation]:
             description=f"A task has at least {limits.min_rows} rows (validate.tasks.min_rows).",
         ),
         "median_answer_in_span": _within(
-            "median_answer_words", limits.median_answer_words, "Half of a task's answers have at most {} words"
+            "median_answer_words", limits.median_answer_words, "The median of a task's answers is {} words"
         ),
         "long_answers_in_span": _within(
-            "long_answer_words", limits.long_answer_words, "95 % of a task's answers have at most {} words"
+            "long_answer_words", limits.long_answer_words, "The 95 % quantile of a task's answers is {} words"
         ),
         "yes_share_in_span": _within("yes_share", limits.yes_share, "Of a task's judgements, a share of {} says Yes"),
         "answer_share_in_span": _within(
@@ -413,6 +416,8 @@ class Written(NamedTuple):
     verdict: bytes
 
 
+FEW = 5
+"""Shards that are judged in the time that another process takes to start."""
 FINDINGS = b"great_expectations"
 
 
@@ -468,7 +473,8 @@ def judge(params: Params, sources: Sequence[Source], memo: Memo) -> Iterator[Jud
             if any(memo.recall(key, name) is None for name in Written._fields):
                 pieces[key] = path, around.to_arrow()
     work = ((path.read_bytes(), around) for path, around in pieces.values())
-    new = mapped(Judge, (params,), work)
+    # Of few shards this process alone judges all, before others have imported their libraries.
+    new = mapped(Judge, (params,), work, processes=1 if len(pieces) <= FEW else None)
     for key, written in zip(pieces, progress(new, "validate", "shard", len(pieces)), strict=True):
         for name, content in written._asdict().items():
             memo.keep(partial(_write, content), key, name)
@@ -598,7 +604,14 @@ def hold_tasks(params: Params, verdict: Verdict) -> OfTasks:
         table.with_columns(broken=pl.Series(names, dtype=pl.List(pl.String))),
         findings,
         [
-            Clause(name, expectation.description or name, params.severity[name], len(broken[name]), ())
+            Clause(
+                name,
+                expectation.description or name,
+                params.severity[name],
+                _judged(findings[name]),
+                len(broken[name]),
+                (),
+            )
             for name, expectation in suite.items()
         ],
     )
@@ -626,16 +639,20 @@ def excess(params: Params, sources: Sequence[Source], verdict: Verdict) -> list[
 def forbidden(params: Params, verdict: Verdict, of_tasks: OfTasks) -> list[str]:
     """Why the run must stop: a line for each broken expectation of which params say so."""
     rows = [
-        f"{by_source.total()} rows break {name}, which stops a run: {_counts(by_source)}"
+        f"{_told(by_source.total(), 'row')} {name}, which stops a run: {_counts(by_source)}"
         for name, by_source in verdict.broken.items()
         if by_source and params.severity[name] == "stop"
     ]
     tasks = [
-        f"{clause.failed} tasks break {clause.name}, which stops a run, such as {next(_breaking(of_tasks, clause.name))}"
+        f"{_told(clause.failed, 'task')} {clause.name}, which stops a run: {next(_breaking(of_tasks, clause.name))} is one"
         for clause in of_tasks.clauses
         if clause.failed and clause.severity == "stop"
     ]
     return rows + tasks
+
+
+def _told(number: int, what: str) -> str:
+    return f"1 {what} breaks" if number == 1 else f"{number} {what}s break"
 
 
 def _counts(by_source: Mapping[str, int]) -> str:
@@ -663,11 +680,16 @@ def clauses(params: Params, judged: Sequence[Judged], verdict: Verdict) -> list[
             name,
             expectation.description or name,
             params.severity[name],
+            _judged(verdict.findings[name]),
             verdict.broken[name].total(),
             [shown[one] for one in verdict.first[name]],
         )
         for name, expectation in contract(params).items()
     ]
+
+
+def _judged(found: Mapping[str, Any]) -> int:
+    return found["element_count"] - found["missing_count"]
 
 
 def about_sources(sources: Sequence[Source], verdict: Verdict) -> list[dict[str, Any]]:

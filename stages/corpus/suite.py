@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -106,18 +106,14 @@ def merged(pieces: Iterable[Findings]) -> Findings:
     return whole
 
 
-def as_result(suites: Sequence[tuple[Mapping[str, Expectation], Findings]]) -> ExpectationSuiteValidationResult:
-    """`findings` as the result that Great Expectations would have given, for its own page.
-
-    Args:
-        suites: each with what was found of it; together they are shown as one.
-    """
-    results = [_result(name, expectation, findings[name]) for suite, findings in suites for name, expectation in suite.items()]
+def as_result(name: str, suite: Mapping[str, Expectation], findings: Findings) -> ExpectationSuiteValidationResult:
+    """`findings` as the result that Great Expectations would have given of `suite`, for its own page; `name` is the suite's."""
+    results = [_result(one, expectation, findings[one]) for one, expectation in suite.items()]
     held = sum(bool(one.success) for one in results)
     return ExpectationSuiteValidationResult(
         success=held == len(results),
         results=results,
-        suite_name="contract",
+        suite_name=name,
         statistics={
             "evaluated_expectations": len(results),
             "successful_expectations": held,

@@ -42,6 +42,8 @@ class Clause:
     name: str
     meaning: str
     severity: str
+    judged: int
+    """Rows or tasks of which it has something to say."""
     failed: int
     examples: Sequence[Example]
 

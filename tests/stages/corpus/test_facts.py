@@ -1,6 +1,6 @@
 import pytest
 
-from stages.corpus.facts import boxes_within, is_option
+
 
 
 @pytest.mark.parametrize(
