@@ -1,17 +1,22 @@
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from stages import validate as validating
 from stages.corpus import example, ledger
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.running import compute
 from stages.running.section import read_params
-from stages.validate import OF_ROWS, Params, contract, validate
+from stages.validate import OF_ROWS, OF_TASKS, Params, contract, validate
 
 GIVEN = read_params(Path(__file__).parents[2] / "params.yaml")["validate"]
 """The section as it stands in params.yaml: each test changes of it what it is about."""
@@ -252,3 +257,158 @@ def test_the_same_rows_give_the_same_bytes(tmp_path, monkeypatch):
     assert len(files) == 8
     for path in files:
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_the_same_bytes_come_from_two_processes(tmp_path, monkeypatch):
+    rows = [row(0), row(1, kind="limerick"), row(0, source="b"), row(1, images=(CUT,), source="c")]
+    validated(tmp_path / "one", rows)
+    monkeypatch.chdir(tmp_path / "one")  # where nothing was kept
+    monkeypatch.setattr(validating, "FEW", 0)
+    monkeypatch.setattr(compute, "_used", compute.Compute(engine="local", address=None, processes=2))
+    validated(tmp_path / "two", rows)
+    for path in sorted((tmp_path / "one" / "validate").rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path.name
+
+
+def severe(name, severity, **changed):
+    return params(severity={**GIVEN["severity"], name: severity}, **changed)
+
+
+def test_a_warning_is_counted_and_its_row_goes_on(tmp_path):
+    rows = [row(0), row(1, "<image>\nHi", "word " * 21), row(2, "<image>\nHi", "word " * 21, kind="limerick")]
+    warned = severe("answers_not_too_long", "warn")
+    assert validated(tmp_path, rows, warned) == ["", "", "kind_is_known"]
+    warnings = pq.read_table(tmp_path / "validate" / "warnings.parquet").to_pylist()
+    assert warnings == [{"source": "a", "row": 1, "id": "1", "task": "shapes", "expectation": "answers_not_too_long"}]
+    quarantined = pq.read_table(tmp_path / "validate" / "quarantine.parquet").to_pylist()
+    assert quarantined[0]["broken"] == ["kind_is_known", "answers_not_too_long"], "what else is wrong with it is kept"
+    html = (tmp_path / "validate" / "contract.html").read_text()
+    assert '<section id="answers_not_too_long"' in html, "rows that only warn are shown too"
+
+
+def test_a_warning_is_no_reason_to_stop(tmp_path):
+    rows = [row(number, "<image>\nHi", "word " * 21) for number in range(3)]
+    assert validated(tmp_path, rows, severe("answers_not_too_long", "warn", max_quarantined=0.0)) == [""] * 3
+
+
+def test_one_row_that_breaks_what_stops_a_run_stops_it_and_the_page_says_so(tmp_path):
+    rows = [row(number) for number in range(30)] + [row(30, "<image>\nHi</s>", "Ho")]
+    with pytest.raises(ValueError, match="1 row breaks text_has_no_special_tokens, which stops a run: 1 of 'a'"):
+        validated(tmp_path, rows, severe("text_has_no_special_tokens", "stop"))
+    assert not (tmp_path / "validate").exists()
+    html = (tmp_path / ".work" / "validate" / "contract.html").read_text()
+    assert "The run stopped here" in html
+    assert "1 row breaks text_has_no_special_tokens" in html
+    assert "Hi&lt;/s&gt;" in html
+    assert validated(tmp_path / "sound", rows[:30], severe("text_has_no_special_tokens", "stop")) == [""] * 30
+    assert "The run stopped" not in (tmp_path / "sound" / "validate" / "contract.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("severity", "fault"),
+    [
+        (
+            {**GIVEN["severity"], "rows_are_nice": "warn"},
+            "names what is no expectation: rows_are_nice; known are licence_allowed,",
+        ),
+        ({"task_is_named": "warn"}, "lacks licence_allowed, language_allowed, kind_is_known,"),
+        ({**GIVEN["severity"], "task_has_rows": "quarantine"}, "task_has_rows: of a whole task there is only stop and warn"),
+        ({**GIVEN["severity"], "task_has_rows": "ignore"}, "'stop', 'quarantine' or 'warn'"),
+    ],
+)
+def test_every_expectation_has_a_severity_and_nothing_else_has_one(severity, fault):
+    with pytest.raises(ValueError, match=fault):
+        params(severity=severity)
+    assert {*OF_ROWS, *OF_TASKS} == GIVEN["severity"].keys()
+
+
+def test_a_span_that_nothing_could_hold_to_is_refused():
+    with pytest.raises(ValueError, match=r"least \(3\.0\) is over most \(2\.0\)"):
+        params(tasks={**GIVEN["tasks"], "median_answer_words": {"least": 3.0, "most": 2.0}})
+
+
+def test_rows_that_could_not_be_read_count_against_the_source(tmp_path):
+    rows = [row(number) for number in range(3)]
+    lost = [ledger.Line("a", 3 + number, "", "", "unreadable", f"missing_image: {number}.jpg") for number in range(2)]
+    lines = [ledger.Line("a", number, "", "", ledger.ON) for number in range(3)]
+    ingested(tmp_path / "ingest", rows)
+    ledger.write(tmp_path / "ingest" / "a" / "ledger.parquet", lines + lost)
+    with pytest.raises(ValueError, match=r"2 of 5 rows of source 'a' \(40\.0%\) could not be read or .*: missing_image \(2\)"):
+        validated(tmp_path, rows, params(max_quarantined=0.39))
+    assert validated(tmp_path, rows, params(max_quarantined=0.4)) == [""] * 3
+    assert "missing_image" not in (tmp_path / "validate" / "contract.html").read_text()
+
+
+def test_what_a_person_left_out_does_not_count_against_the_source(tmp_path):
+    rows = [row(0), row(1), row(0, source="closed"), row(1, kind="x", source="closed"), row(0, source="bare")]
+    chosen = params(licences=["MIT"], max_quarantined=0.0)
+    assert validated(tmp_path, rows, chosen) == ["", "", "licence_allowed", "licence_allowed", "licence_allowed"]
+    bare = params(licences=["MIT", "undeclared"], max_quarantined=0.0)
+    assert validated(tmp_path / "again", rows, bare) == ["", "", "", "licence_allowed", "licence_allowed"]
+    html = (tmp_path / "validate" / "contract.html").read_text()
+    assert "undeclared" in html
+    assert "<td>no</td>" in html, "what each source declares is shown"
+
+
+def test_what_is_out_of_its_span_in_a_task_is_a_warning_of_the_task(tmp_path):
+    rows = [row(number, "<image>\nIs it?", "Yes", kind="judgement", task="always") for number in range(4)] + [row(4)]
+    limits = {**GIVEN["tasks"], "min_rows": 2, "yes_share_rows": 4}
+    assert validated(tmp_path, rows, params(tasks=limits)) == [""] * 5
+    table = pq.read_table(tmp_path / "validate" / "tasks.parquet").to_pylist()
+    assert {one["task"]: one["broken"] for one in table} == {"always": ["yes_share_in_span"], "shapes": ["task_has_rows"]}
+    with pytest.raises(ValueError, match="1 task breaks yes_share_in_span, which stops a run: 'always' of 'a' is one"):
+        validated(tmp_path / "again", rows, severe("yes_share_in_span", "stop", tasks=limits))
+
+
+def test_a_corpus_is_compared_with_the_accepted_one(tmp_path, capsys):
+    rows = [row(number, task="counting" if number % 2 else "reading") for number in range(20)]
+    limits = dict.fromkeys(("task_mix", "kind_mix", "answer_words", "picture_sides"), 0.01)
+    against = params(drift={"accepted": "june", "limits": limits})
+    validated(tmp_path, rows)
+    accepted = (tmp_path / "validate" / "summary.json").read_text()
+    for folder, given in ((tmp_path / "same", rows), (tmp_path / "other", rows[:11] + rows[12::2])):
+        (folder / "accepted").mkdir(parents=True)
+        (folder / "accepted" / "june.json").write_text(accepted)
+        assert validated(folder, given, against) == [""] * len(given)
+    told = {
+        name: json.loads((tmp_path / name / "validate" / "summary.json").read_text())["drift"] for name in ("same", "other")
+    }
+    assert told["same"] == dict.fromkeys(limits, 0)
+    assert told["other"]["task_mix"] > 0.01
+    assert "task_mix is 0.0" in capsys.readouterr().err
+    assert "drifted" in (tmp_path / "other" / "validate" / "contract.html").read_text()
+
+
+def test_only_what_is_new_is_judged_again(tmp_path, monkeypatch):
+    judged = []
+    work = validating.Judge.__call__
+    monkeypatch.setattr(validating.Judge, "__call__", lambda self, piece: judged.append(1) or work(self, piece))
+    rows = [row(0), row(1, kind="limerick"), row(0, source="b")]
+    assert validated(tmp_path, rows) == ["", "kind_is_known", ""]
+    ingest, out = tmp_path / "ingest", tmp_path / "validate"
+    assert len(judged) == 2
+
+    first = example.read(ingest / "a" / "examples" / "00000.parquet")[0]
+    example.write(ingest / "a" / "examples" / "00001.parquet", [replace(first, row=2)])
+    shutil.rmtree(out)
+    validate(PARAMS, ingest, tmp_path / "accepted", out)
+    assert len(judged) == 3, "a shard was added beside two"
+    assert [line.reason for line in ledger.read(out / "ledger.parquet")] == ["", "kind_is_known", "", ""]
+    assert [one["row"] for one in pq.read_table(out / "warnings.parquet").to_pylist()] == [2], "its id was in an earlier shard"
+
+    validate(params(max_answer_words=19), ingest, tmp_path / "accepted", tmp_path / "other")
+    assert len(judged) == 6, "another contract is another verdict"
+
+
+def test_a_language_of_the_row_goes_before_that_of_the_source(tmp_path):
+    ingested(tmp_path / "ingest", [row(0), row(1), row(2)])
+    path = tmp_path / "ingest" / "a" / "examples" / "00000.parquet"
+    table = pq.read_table(path)
+    if "language" in table.column_names:
+        table = table.drop_columns("language")
+    pq.write_table(table.append_column("language", pa.array(["zh", "en", ""])), path)
+    (tmp_path / "accepted").mkdir()
+    validate(params(languages=["en"]), tmp_path / "ingest", tmp_path / "accepted", tmp_path / "validate")
+    reasons = [line.reason for line in ledger.read(tmp_path / "validate" / "ledger.parquet")]
+    assert reasons == ["language_allowed", "", ""]
