@@ -23,6 +23,8 @@ LONGEST_TEXT = 400
 """Characters shown of a turn."""
 LONGEST_LABEL = 80
 """Characters shown of a name that comes from data."""
+LONGEST_REASON = 4000
+"""Characters shown of a reason to stop, which may name every expectation."""
 EXAMPLES_SHOWN = 3
 """Rows shown of each broken expectation."""
 TURNS_SHOWN = 6
@@ -80,6 +82,7 @@ def write_contract(path: Path, stores: Sequence[Path], told: Told) -> None:
         path,
         "contract.html",
         told=told,
+        stopped=[_shown(reason, LONGEST_REASON) for reason in told.stopped],
         pictures={digest: picture(content) for digest, content in _whole_pictures(stores, wanted)},
         tasks=lines[:TASKS_SHOWN],
         more_tasks=max(len(lines) - TASKS_SHOWN, 0),
@@ -134,7 +137,7 @@ def most_moved(one: Drift) -> list[Part]:
 def moved(part: Part, one: Drift) -> Markup:
     """A dot where the share is now, in a ring where it was."""
     widest = max([0.01, *(share for other in most_moved(one) for share in (other.was, other.now))])
-    told = f"{part.name}: {percent(part.was)} of the accepted rows, now {percent(part.now)}"
+    told = f"{label(part.name)}: {percent(part.was)} of the accepted rows, now {percent(part.now)}"
     return whisker(part.now, None, None, (0, widest), tone="bad" if one.too_far else "accent", label=told, ring=part.was)
 
 

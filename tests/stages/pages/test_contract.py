@@ -91,7 +91,7 @@ def test_whatever_data_holds_is_shown_as_text(tmp_path):
     row = broken(text=NASTY, task=NASTY, kind=NASTY, id=NASTY, origin=NASTY)
     html = written(tmp_path, told(row, tasks=tasks, drifts=drifts, stopped=[NASTY]))
     assert "<script>alert" not in html
-    assert "\0" not in html.replace(NASTY, ""), "but for the reasons and labels, which say it as it is"
+    assert "\0" not in html
 
 
 def test_tasks_that_break_something_come_first(tmp_path):
