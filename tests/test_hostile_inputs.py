@@ -7,6 +7,7 @@ import random
 import stat
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +18,10 @@ from stages import curate as curating
 from stages import ingest as ingesting
 from stages import validate as validating
 from stages.corpus import ledger
+from stages.running.section import read_params
 
-ALLOWED = validating.Params(min_side=16, max_side=4096, max_answer_words=100, max_quarantined=1.0)
+SECTION = read_params(Path(__file__).parents[1] / "params.yaml")["validate"]
+ALLOWED = validating.Params.model_validate({**SECTION, "max_side": 4096, "max_answer_words": 100, "max_quarantined": 1.0})
 CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
@@ -50,7 +53,8 @@ def chain(folder, rows, images="images", format="llava"):
     ingesting.ingest(
         ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"
     )
-    validating.validate(ALLOWED, data / "ingest", data / "validate")
+    (data / "accepted").mkdir()
+    validating.validate(ALLOWED, data / "ingest", data / "accepted", data / "validate")
     curating.curate(CHOICE, data / "validate", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     going = ledger.join([first, second, third], whole=False)
@@ -59,6 +63,12 @@ def chain(folder, rows, images="images", format="llava"):
     ]
     assert [line.row for line in final] == list(range(len(first)))
     return final
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory, monkeypatch):
+    """What a stage keeps for its next run is kept below the folder it stands in, which is not the project's here."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 @pytest.fixture
