@@ -163,7 +163,8 @@ def _contents(classes: Numbers, left: Numbers, right: Numbers, smalls: Small, st
     one picture cost thousands of comparisons, and not their square.
     """
     order = np.argsort(classes, kind="stable")
-    starts = np.searchsorted(classes[order], np.arange(int(classes.max(initial=-1)) + 2))
+    known = max(int(part.max(initial=-1)) for part in (classes, left, right)) + 1
+    starts = np.searchsorted(classes[order], np.arange(known + 1))
     nearby = np.searchsorted(left, np.arange(len(starts)))
     alike = np.arange(len(classes))
     alone = np.ones(len(classes), dtype=bool)
