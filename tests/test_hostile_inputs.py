@@ -25,7 +25,8 @@ ALLOWED = validating.Params.model_validate({**SECTION, "max_side": 4096, "max_an
 CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
-    train=curating.Train(sources=["wild"], rows_per_task=3),
+    duplicates=curating.Duplicates(near=False, distance=0),
+    train=curating.Train(sources=["wild"], tasks=None, rows_per_task=3, quotas=curating.Quotas(domains=None, kinds=None)),
     align=curating.Align.model_construct(sources=[]),
     balance=True,
     held_out=0.2,
@@ -55,7 +56,7 @@ def chain(folder, rows, images="images", format="llava"):
     )
     (data / "accepted").mkdir()
     validating.validate(ALLOWED, data / "ingest", data / "accepted", data / "validate")
-    curating.curate(CHOICE, data / "validate", "1", data / "curate")
+    curating.curate(CHOICE, data / "validate", data / "ingest", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     going = ledger.join([first, second, third], whole=False)
     final = [
@@ -118,7 +119,7 @@ HOSTILE = [
     (talk("good.png", "<image> \ud83d"), "unreadable", "not_unicode"),
     (talk(17), "unreadable", "wrong_type"),
     ("a text", "unreadable", "not_an_object"),
-    (talk("good.png"), "duplicate", "same_as"),
+    (talk("good.png"), "duplicate", "exact"),
 ]  # fmt: skip
 
 
