@@ -19,6 +19,7 @@ ON = "on"
 STATES = {
     # state: the stage that can end a row in it, in the order of the chain
     "unreadable": "ingest",
+    "excluded": "ingest",
     "quarantined": "validate",
     "duplicate": "curate",
     "contaminated": "curate",

@@ -23,7 +23,7 @@ def talk(image, question="<image>\nWhat is it?", answer="a square"):
 def params(**change):
     about = {
         "format": "llava", "folder": "unused", "annotations": "rows.json", "instructions": None, "images": "images",
-        "origin": "human",
+        "origin": "human", "hub": None, "licence": None, "language": None, "exclude": None,
     }  # fmt: skip
     return Params(sources={"pets": Source(**{**about, **change})}, shard_rows=1000, shard_mib=1)
 
@@ -118,7 +118,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, png):
     for name in ("first", "second"):
         ingest(params(), "pets", tmp_path, tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "first").as_posix() for path in (tmp_path / "first").rglob("*.*"))
-    assert files == ["examples/00000.parquet", "images/00000.parquet", "instructions.json", "ledger.parquet"]
+    assert files == ["examples/00000.parquet", "images/00000.parquet", "instructions.json", "ledger.parquet", "source.json"]
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
