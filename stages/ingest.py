@@ -1,31 +1,30 @@
 """Read one source, in its upstream format, into examples, pictures and a ledger; no row is lost, whatever is wrong with it."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count, islice
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.images import ImageWriter
-from stages.formats import FORMATS, Format
-from stages.formats.annotations import read_rows, read_tasks, read_text
-from stages.formats.draft import Draft, Task, UnreadableError
+from stages.formats import FORMATS
+from stages.formats.annotations import read_names, read_tasks
 from stages.formats.hub import read_hub
 from stages.formats.pictures import open_pictures
+from stages.formats.reading import Block, Reader
 from stages.formats.shelf import Shelf
 from stages.running import command
 from stages.running.command import Out
+from stages.running.memo import Memo
 from stages.running.progress import progress
 from stages.running.section import Section
-
-ROWS_AT_ONCE = 2000
-BYTES_AT_ONCE = 8 * 2**20
-"""Of the pictures that rows bring along: so many are held together, before they are stored."""
 
 
 class Hub(Section):
@@ -92,44 +91,28 @@ class Params(Section):
     """Size of an image shard, in MiB."""
 
 
-@dataclass(slots=True)
-class _Row:
-    """A row of the source as far as it came: it has a draft, or ended in `state` for `reason`."""
-
-    number: int
-    file: str
-    id: str
-    task: str
-    state: str
-    reason: str
-    draft: Draft | None
-    digests: tuple[str, ...] = ()
-    """Of its pictures, once they are in the store."""
-
-
 def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     """Read `source` from `folder`."""
     about = _source(params, source)
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
-    read = _reader(source, about, tasks, folder)
-    lines: list[pa.Table] = []
+    excluded = read_names(_below(folder, about.exclude)) if about.exclude else frozenset()
+    declared = {name: asdict(task) for name, task in tasks.items()}
+    lines = [ledger.SCHEMA.empty_table()]
     with (
         open_pictures(_below(folder, about.images) if about.images else None) as pictures,
         ImageWriter(ingested, params.shard_mib) as store,
+        Memo(f"ingest.{source}", about.format, declared, sorted(excluded)) as memo,
+        progress((), f"ingest {source}") as bar,
+        _Shards(ingested / "examples", params.shard_rows) as examples,
     ):
         shelf = Shelf(pictures, store)
-        rows = map(read, count(), progress(_rows(folder, about), f"ingest {source}"))
-        for number in count():
-            examples = [example.table_of([])]
-            for some in _chunks(islice(rows, params.shard_rows)):
-                _place(some, shelf)
-                examples.append(_examples(source, about, some))
-                lines.append(_lines(source, some))
-            if number and len(examples) == 1:
-                break
-            example.write_table(ingested / "examples" / shards.name(number), pa.concat_tables(examples))
-    ledger.write_table(ingested / "ledger.parquet", pa.concat_tables([ledger.SCHEMA.empty_table(), *lines]))
-    _write_json(ingested / "instructions.json", {name: asdict(task) for name, task in tasks.items()})
+        for block in _blocks(folder, about, Reader(FORMATS[about.format], tasks, source, excluded), memo):
+            rows = _numbered(shelf.place(block.rows, block.brought), source, examples.ends)
+            examples.add(_examples(rows, about), len(rows))
+            lines.append(rows.select(ledger.SCHEMA.names))
+            bar.update(len(rows))
+    ledger.write_table(ingested / "ledger.parquet", pa.concat_tables(lines))
+    _write_json(ingested / "instructions.json", declared)
     _write_json(ingested / "source.json", about.model_dump(include={"format", "origin", "licence", "language", "hub"}))
 
 
@@ -156,23 +139,16 @@ def _below(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _rows(folder: Path, about: Source) -> Iterator[tuple[str, Any]]:
-    """Every row of the source, with the file it stands in; a row's number is its place here."""
-    form = FORMATS[about.format]
+def _blocks(folder: Path, about: Source, reader: Reader, memo: Memo) -> Iterator[Block]:
+    """Every row of the source, some at a time; a row's number is its place here."""
     if about.hub:
-        where = f"{about.hub.id}@{about.hub.revision}/{about.hub.split}"
-        found = [(where, read_hub(about.hub.id, about.hub.revision, about.hub.name, about.hub.split))]
-    else:
-        assert about.annotations is not None
-        found = [(file, read_rows(_below(folder, file))) for file in _files(folder, about.annotations)]
-    for file, entries in found:
-        shown = _printable(file)
-        for entry in entries:
-            if isinstance(entry, dict):
-                for row in form.rows(entry, file):
-                    yield shown, row
-            else:
-                yield shown, entry
+        hub = about.hub
+        rows = read_hub(hub.id, hub.revision, hub.name, hub.split)
+        yield from reader.blocks_of(rows, f"{hub.id}@{hub.revision}/{hub.split}")
+        return
+    assert about.annotations is not None, "checked when the params were read"
+    for file in _files(folder, about.annotations):
+        yield from reader.blocks(_below(folder, file), file, memo)
 
 
 def _files(folder: Path, name: str) -> list[str]:
@@ -191,151 +167,55 @@ def _files(folder: Path, name: str) -> list[str]:
     return files
 
 
-def _reader(source: str, about: Source, tasks: Mapping[str, Task], folder: Path) -> Callable[[int, tuple[str, Any]], _Row]:
-    """What reads one row, given its number, its file and what stands there."""
-    form = FORMATS[about.format]
-    excluded = _excluded(folder, about.exclude)
-
-    def read(number: int, found: tuple[str, Any]) -> _Row:
-        file, row = found
-        try:
-            draft = _draft(row, form, tasks, source)
-        except UnreadableError as error:
-            return _ended(number, file, row if isinstance(row, dict) else {}, str(error))
-        if excluded and (named := _named_in(excluded, draft)):
-            return _Row(number, file, draft.id, draft.task, "excluded", f"excluded_by_source: {named}", None)
-        return _Row(number, file, draft.id, draft.task, ledger.ON, "", draft)
-
-    return read
+def _numbered(rows: pa.Table, source: str, first: int) -> pa.Table:
+    """`rows` with the source's name and their numbers in it."""
+    numbers = pa.array(range(first, first + len(rows)), pa.int64())
+    return rows.append_column("source", pa.repeat(pa.scalar(source), len(rows))).append_column("row", numbers)
 
 
-def _draft(row: Any, form: Format, tasks: Mapping[str, Task], source: str) -> Draft:
-    if isinstance(row, UnreadableError):
-        raise row
-    if not isinstance(row, dict):
-        raise UnreadableError(f"not_an_object: the row is {type(row).__name__}")
-    draft = form.read_row(row, tasks, source)
-    for text in _texts(draft):
-        # A text knows of itself whether it is plain ASCII.
-        if not text.isascii() and not _is_unicode(text):
-            # Half of a surrogate pair ("\ud83d") is legal JSON, and no character: no file can hold it as text.
-            raise UnreadableError(f"not_unicode: {_printable(text)[:80]}")
-    return draft
-
-
-def _texts(draft: Draft) -> list[str]:
-    labels = [draft.id, draft.task, draft.domain, draft.kind, draft.language]
-    names = [image for image in draft.images if isinstance(image, str)]
-    return [*labels, *names, *[turn.role for turn in draft.turns], *[turn.text for turn in draft.turns]]
-
-
-def _ended(number: int, file: str, row: Mapping[str, Any], reason: str) -> _Row:
-    """A row no draft came of; its labels only as far as the row has them."""
-    name = next((row[field] for field in ("id", "instance_id", "image_id") if field in row), None)
-    task = row.get("task_name")
-    return _Row(
-        number=number,
-        file=file,
-        id=_printable(str(name)) if isinstance(name, str | int) else "",
-        task=_printable(task) if isinstance(task, str) else "",
-        state="unreadable",
-        reason=_printable(reason),
-        draft=None,
-    )
-
-
-def _excluded(folder: Path, name: str | None) -> frozenset[str]:
-    """What the source's file of exclusions lists."""
-    lines = read_text(_below(folder, name)).splitlines() if name else []
-    return frozenset(line.strip() for line in lines if line.strip())
-
-
-def _named_in(excluded: frozenset[str], draft: Draft) -> str | None:
-    """By which of its names `draft` is excluded; None if by none."""
-    names = [draft.id]
-    for image in draft.images:
-        if isinstance(image, str):
-            names += [image, PurePosixPath(image).stem]
-    return next((name for name in names if name in excluded), None)
-
-
-def _chunks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
-    """`rows`, some at a time: as many as fit, together with the pictures they bring along."""
-    chunk: list[_Row] = []
-    held = 0
-    for row in rows:
-        chunk.append(row)
-        if row.draft:
-            held += sum(len(image) for image in row.draft.images if isinstance(image, bytes))
-        if len(chunk) == ROWS_AT_ONCE or held >= BYTES_AT_ONCE:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk
-
-
-def _place(rows: Sequence[_Row], shelf: Shelf) -> None:
-    """Put the pictures of `rows` into the store, and their digests in the pictures' stead; rows that lack one end."""
-    going = [(row, row.draft) for row in rows if row.draft]
-    found = shelf.place([draft for _, draft in going])
-    for (row, _), digests in zip(going, found, strict=True):
-        if isinstance(digests, UnreadableError):
-            row.state, row.reason, row.draft = "unreadable", _printable(str(digests)), None
-        else:
-            row.digests = digests
-
-
-def _examples(source: str, about: Source, rows: Sequence[_Row]) -> pa.Table:
+def _examples(rows: pa.Table, about: Source) -> pa.Table:
     """The examples of the rows that go on, a table of `example.SCHEMA`."""
-    going = [(row.number, row.digests, row.draft) for row in rows if row.draft]
-    drafts = [draft for _, _, draft in going]
-    return example.table(
-        {
-            "source": [source] * len(going),
-            "row": [number for number, _, _ in going],
-            "id": [draft.id for draft in drafts],
-            "task": [draft.task for draft in drafts],
-            "domain": [draft.domain for draft in drafts],
-            "kind": [draft.kind for draft in drafts],
-            "origin": [about.origin] * len(going),
-            "images": [digests for _, digests, _ in going],
-            "turns": [draft.turns for draft in drafts],
-            "templated": [draft.templated for draft in drafts],
-            "language": [draft.language or about.language or "" for draft in drafts],
-        }
-    )
+    rows = rows.filter(pc.equal(rows["state"], ledger.ON))
+    language = pc.if_else(pc.equal(rows["language"], ""), about.language or "", rows["language"])
+    rows = rows.drop_columns(["language"]).append_column("language", language)
+    return rows.append_column("origin", pa.repeat(pa.scalar(about.origin), len(rows))).select(example.SCHEMA.names)
 
 
-def _lines(source: str, rows: Sequence[_Row]) -> pa.Table:
-    """The ledger's lines of `rows`, a table of `ledger.SCHEMA`."""
-    return pa.table(
-        {
-            "source": [source] * len(rows),
-            "row": [row.number for row in rows],
-            "id": [row.id for row in rows],
-            "task": [row.task for row in rows],
-            "state": [row.state for row in rows],
-            "reason": [row.reason for row in rows],
-            "file": [row.file for row in rows],
-        },
-        schema=ledger.SCHEMA,
-    )
+class _Shards:
+    """Examples on their way into shards, of which only the unfinished one is held."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.waiting = example.SCHEMA.empty_table()
+        self.ends = self.written = 0
+        """The number of the next row, and of the next shard."""
+
+    def add(self, examples: pa.Table, rows: int) -> None:
+        """Add what came of the next `rows` rows of the source."""
+        self.ends += rows
+        self.waiting = pa.concat_tables([self.waiting, examples])
+        while self.ends >= (self.written + 1) * self.rows:
+            self._write()
+
+    def _write(self) -> None:
+        limit = (self.written + 1) * self.rows
+        within = int(np.searchsorted(self.waiting["row"].to_numpy(), limit))
+        example.write_table(self.folder / shards.name(self.written), self.waiting.slice(0, within))
+        self.waiting = self.waiting.slice(within)
+        self.written += 1
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # A source without rows has a shard too, an empty one.
+        if kind is None and (self.ends > self.written * self.rows or not self.written):
+            self._write()
 
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 if __name__ == "__main__":

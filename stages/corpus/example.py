@@ -1,10 +1,10 @@
 """An example: image(s) and one conversation about them, with its task, kind and origin; and a table of them in Parquet."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,21 +82,20 @@ def write_table(path: Path, table: pa.Table) -> None:
 def table_of(examples: Iterable[Example]) -> pa.Table:
     """`examples` as an Arrow table of `SCHEMA`."""
     rows = list(examples)
-    return table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names})
+    columns = {
+        field.name: pa.array([getattr(row, field.name) for row in rows], field.type)
+        for field in SCHEMA
+        if field.name != "turns"
+    }
+    return pa.table({**columns, "turns": turns_of([row.turns for row in rows])}).select(SCHEMA.names).cast(SCHEMA)
 
 
-def table(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """A table of `SCHEMA` from its columns, each with a value a row; `turns` has tuples of `Turn`.
+def turns_of(conversations: Sequence[Sequence[Turn]]) -> pa.ListArray:
+    """The column `turns` of conversations, made as Arrow holds it: texts in one column, and beside it where each row ends.
 
     Raises:
         UnicodeEncodeError: a text holds half of a surrogate pair.
     """
-    plain = {name: pa.array(columns[name], SCHEMA.field(name).type) for name in SCHEMA.names if name != "turns"}
-    return pa.table({**plain, "turns": _turns(columns["turns"])}).select(SCHEMA.names).cast(SCHEMA)
-
-
-def _turns(conversations: Sequence[Sequence[Turn]]) -> pa.ListArray:
-    """As `pa.array` of dicts would be, in a third of the time: texts go into one column, and where each row ends is counted."""
     ends = list(accumulate(map(len, conversations), initial=0))
     spoken = [turn for turns in conversations for turn in turns]
     roles, texts = (pa.array([getattr(turn, name) for turn in spoken], pa.string()) for name in ("role", "text"))

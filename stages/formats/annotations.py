@@ -1,6 +1,5 @@
 """A source's annotation and instruction files, read into plain rows; a broken file is refused, with the place of the break."""
 
-import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +8,10 @@ from typing import Any
 
 from stages.corpus.example import IMAGE
 from stages.corpus.text import CONTROL, SPECIAL
-from stages.formats.draft import Task, UnreadableError
+from stages.formats.draft import Task
 from stages.formats.hub import read_arrow, read_saved
-from stages.formats.json_list import called, not_json, not_readable, not_unicode, read_list
+from stages.formats.json_lines import JsonLines
+from stages.formats.json_list import JsonList, called, not_json, not_readable, not_unicode
 from stages.formats.parquet import read_parquet
 from stages.formats.shards import read_samples
 
@@ -23,23 +23,33 @@ READERS: dict[str, Callable[[Path], Iterator[Any]]] = {".arrow": read_arrow, ".p
 def read_rows(path: Path) -> Iterator[Any]:
     """The rows of an annotation file, in its order, whatever each of them is.
 
-    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. A `.parquet` file and a
-    WebDataset shard (`.tar`) may hold pictures. Any other file is one JSON list, or an object with the list under `data`, which
-    may group rows into lists (the Vision-Flan site's data.json). None is ever held whole, whatever its size.
+    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. A `.parquet` or `.arrow`
+    file, a WebDataset shard (`.tar`) and a folder that `save_to_disk` made may hold pictures. Any other file is one JSON list,
+    or an object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json). None is ever
+    held whole, whatever its size.
 
     Raises:
         ValueError: the file is missing, is cut off or broken, or holds no list.
     """
-    if path.suffix == ".jsonl":
-        yield from _read_lines(path)
-        return
-    if path.is_dir():
+    text = text_of(path)
+    if text:
+        yield from text(path)
+    elif path.is_dir():
         yield from read_saved(path)
-        return
-    if path.suffix in READERS:
-        yield from READERS[path.suffix](_existing(path))
-        return
-    yield from read_list(_existing(path))
+    else:
+        yield from READERS[path.suffix](existing(path))
+
+
+def text_of(path: Path) -> type[JsonLines] | type[JsonList] | None:
+    """What reads the file where it is text, which can be taken up again at any row; None where it is not.
+
+    Raises:
+        ValueError: the file is missing.
+    """
+    if path.is_dir() or path.suffix in READERS:
+        return None
+    existing(path)
+    return JsonLines if path.suffix == ".jsonl" else JsonList
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
@@ -52,6 +62,15 @@ def read_tasks(path: Path) -> dict[str, Task]:
     if not isinstance(entries, dict):
         raise ValueError(f"{path} must map tasks to their instructions, got {called(entries)}")
     return {name: _task(path, name, entry) for name, entry in entries.items()}
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """The names in a file that has one a line.
+
+    Raises:
+        ValueError: it is missing, or no UTF-8.
+    """
+    return frozenset(line.strip() for line in _read_text(path).splitlines() if line.strip())
 
 
 def _task(path: Path, name: str, entry: Any) -> Task:
@@ -74,7 +93,7 @@ def _task(path: Path, name: str, entry: Any) -> Task:
 
 
 def _read_json(path: Path) -> Any:
-    text = read_text(path)
+    text = _read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -84,34 +103,19 @@ def _read_json(path: Path) -> Any:
         raise not_readable(path, error) from error
 
 
-def _read_lines(path: Path) -> Iterator[Any]:
-    """The rows of a file of JSON lines; what is no row is so alone, because every line can be told from the next."""
-    with _existing(path).open("rb") as file:
-        for number, line in enumerate(file):
-            line = line.removeprefix(codecs.BOM_UTF8) if not number else line
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield UnreadableError(f"not_unicode: byte {error.start} of line {number + 1} is {line[error.start]:#04x}")
-            except (ValueError, RecursionError) as error:
-                yield UnreadableError(f"not_json: {error}")
+def existing(path: Path) -> Path:
+    """`path`, if there is a file.
 
-
-def _existing(path: Path) -> Path:
+    Raises:
+        ValueError: there is none.
+    """
     if not path.is_file():
         raise ValueError(f"there is no file {path}; its name comes from this source's entry in params.yaml, section ingest")
     return path
 
 
-def read_text(path: Path) -> str:
-    """What a file of a source says; small ones only.
-
-    Raises:
-        ValueError: it is missing, or no UTF-8.
-    """
+def _read_text(path: Path) -> str:
     try:
-        return _existing(path).read_text(encoding="utf-8-sig")
+        return existing(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_unicode(path, error.start, error.object[error.start]) from error

@@ -2,8 +2,9 @@
 
 import codecs
 import json
+import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -19,17 +20,40 @@ PAIR, ANOTHER = '{"":0', '{"":0,'
 """What stood before a place in the text, as short as can be: JSON's own decoder then says what is wrong there."""
 
 
-def read_list(path: Path) -> Iterator[Any]:
-    """The rows of a JSON list, or of the list under `data` in an object; a list among the rows is a group of rows.
+class JsonList:
+    """The rows of a JSON list, or of the list under `data` in an object; a list among the rows is a group of rows."""
 
-    Only the window's text and one row are held at a time. What is wrong with the file is raised where it stands, which may be
-    after many rows.
+    def __init__(self, path: Path, start: Mapping[str, int] | None = None) -> None:
+        """`start`: what `place` gave behind an earlier row; what stands before it is not looked at again."""
+        self.path = path
+        self.start = start
+        self.window: _Window | None = None
 
-    Raises:
-        ValueError: the file is cut off or broken, is no UTF-8, or holds no list.
-    """
-    with path.open("rb") as file:
-        yield from _Window(file, path).rows()
+    def __iter__(self) -> Iterator[Any]:
+        """The rows, of which only one and the window's text are held at a time.
+
+        Raises:
+            ValueError: the file is cut off or broken, is no UTF-8, or holds no list; that may be after many rows.
+        """
+        with self.path.open("rb") as file:
+            if not _ends_closed(file):
+                # It is broken, and most likely cut off: that is said at once, and not after an hour of pictures.
+                for _ in _Window(file, self.path, self.start).rows():
+                    pass
+            self.window = _Window(file, self.path, self.start)
+            yield from self.window.rows()
+
+    def place(self) -> dict[str, int]:
+        """Where the row that came last ends, `byte` among others."""
+        assert self.window, "no row has come yet"
+        return self.window.place()
+
+
+def _ends_closed(file: BinaryIO) -> bool:
+    """Whether the file's last character but for spaces closes a list or an object; at most its last kilobytes are looked at."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 4096))
+    return file.read().rstrip()[-1:] in (b"]", b"}")
 
 
 def not_unicode(path: Path, byte: int, value: int) -> ValueError:
@@ -64,47 +88,87 @@ def called(value: Any) -> str:
 class _Window:
     """The part of a file's text that is held, and the place in it up to which it is read."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: Path, start: Mapping[str, int] | None) -> None:
         self.file = file
         self.path = path
         self.text = ""
         self.at = 0
         self.ended = False
-        self.gone = 0
+        self.starts = start is None
+        """Whether the file is read from its beginning."""
+        begin = start or dict.fromkeys(("byte", "gone", "lines", "line", "object", "group"), 0)
+        self.bytes = file.seek(begin["byte"])
+        """Bytes before the end of what was read."""
+        self.gone = begin["gone"]
         """Characters before the window."""
-        self.lines = 0
+        self.lines = begin["lines"]
         """Line ends before the window."""
-        self.line = 0
+        self.line = begin["line"]
         """The character at which the window's first line begins, which may be before the window."""
-        self.bytes = 0
+        self.within_object, self.within_group = bool(begin["object"]), bool(begin["group"])
+        """Where the place is: the list under `data` of an object, a group of rows."""
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.decode = json.JSONDecoder().raw_decode
 
     def rows(self) -> Iterator[Any]:
-        """Every row of the file."""
-        self._skip_mark()
-        first = self._next()
+        """Every row of the file, from where this window begins."""
         found: str | None = None
-        if first == "[":
-            yield from self._list(groups=True)
-        elif first == "{":
-            found = yield from self._object()
+        if not self.starts:
+            found = yield from self._rest()
         else:
-            found = called(self._value())
+            self._skip_mark()
+            first = self._next()
+            if first == "[":
+                yield from self._list()
+            elif first == "{":
+                found = yield from self._object()
+            else:
+                found = called(self._value())
         if self._next():
             self._fail("Extra data", self.at)
         if found is not None:
             raise not_a_list(self.path, found)
 
-    def _list(self, groups: bool) -> Iterator[Any]:
-        """The values of the list that begins here."""
+    def place(self) -> dict[str, int]:
+        """What another window needs in order to begin here, behind a row."""
+        last = self.text.rfind("\n", 0, self.at)
+        ahead = len(self.decoder.getstate()[0]) + len(self.text[self.at :].encode())
+        return {
+            "byte": self.bytes - ahead,
+            "gone": self.gone + self.at,
+            "lines": self.lines + self.text.count("\n", 0, self.at),
+            "line": self.line if last < 0 else self.gone + last + 1,
+            "object": self.within_object,
+            "group": self.within_group,
+        }
+
+    def _rest(self) -> Generator[Any, None, str | None]:
+        """What follows a row; the return value is as `_object` has it."""
+        if self.within_group:
+            if not self._ends("]", ROW, COMMA):
+                yield from self._items()
+            self.within_group = False
+        if not self._ends("]", ROW, COMMA):
+            yield from self._items()
+        if self.within_object and not self._ends("}", PAIR, ANOTHER):
+            return (yield from self._members(ANOTHER, None))
+        return None
+
+    def _list(self) -> Iterator[Any]:
+        """The rows of the list that begins here."""
         self.at += 1
         if self._next() == "]":
             self.at += 1
             return
+        yield from self._items()
+
+    def _items(self) -> Iterator[Any]:
+        """The rows from here to the end of their list; a list in it is a group of rows, and one in a group is a row."""
         while True:
-            if groups and self._next() == "[":
-                yield from self._list(groups=False)
+            if self._next() == "[" and not self.within_group:
+                self.within_group = True
+                yield from self._list()
+                self.within_group = False
             else:
                 yield self._value()
             if self._ends("]", ROW, COMMA):
@@ -113,11 +177,12 @@ class _Window:
     def _object(self) -> Generator[Any, None, str | None]:
         """The rows under `data` in the object that begins here; returns what was found instead of them, if it was."""
         self.at += 1
-        found: str | None = "an object"
         if self._next() == "}":
             self.at += 1
-            return found
-        before = "{"
+            return "an object"
+        return (yield from self._members("{", "an object"))
+
+    def _members(self, before: str, found: str | None) -> Generator[Any, None, str | None]:
         while True:
             if self._next() != '"':
                 self._misplaced(before)
@@ -130,7 +195,8 @@ class _Window:
             elif found is None:
                 raise ValueError(f"{self.path} has two lists under 'data'; give them a file each, or make them one")
             elif self._next() == "[":
-                yield from self._list(groups=True)
+                self.within_object = True
+                yield from self._list()
                 found = None
             else:
                 self._value()
@@ -209,7 +275,7 @@ class _Window:
         if self.file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
             self.bytes = len(codecs.BOM_UTF8)
         else:
-            self.file.seek(0)
+            self.bytes = self.file.seek(0)
 
     def _misplaced(self, before: str, following: int | None = None) -> NoReturn:
         """Refuse what stands here behind `before`, or at `following` behind the comma here, in the words of JSON's decoder."""
