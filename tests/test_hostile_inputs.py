@@ -47,9 +47,8 @@ def talk(image, question="<image>\nWhat is it?", answer="a square", **more):
 def chain(folder, rows, images="images", format="llava"):
     """The final ledger line of every row, after ingest, validate and curate."""
     (folder / "rows.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    source = ingesting.Source(
-        format=format, folder="unused", annotations="rows.json", instructions=None, images=images, origin="human"
-    )
+    unsaid = dict.fromkeys(("hub", "instructions", "licence", "language", "exclude"))
+    source = ingesting.Source(format=format, folder="unused", annotations="rows.json", images=images, origin="human", **unsaid)
     data = folder / "data"
     ingesting.ingest(
         ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"

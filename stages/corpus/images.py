@@ -1,7 +1,7 @@
 """The image store: each picture once, by the sha256 of its bytes as they came, with what a look at it found, in shards."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,18 @@ class ImageWriter:
             if full:
                 self._close_shard()
         return digest
+
+    def gather(
+        self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]
+    ) -> dict[str, str | Exception]:
+        """Store `read(name)` for each of `names`, in their order; each name's sha256, or what kind of `refused` was raised."""
+        found: dict[str, str | Exception] = {}
+        for name in names:
+            try:
+                found[name] = self.add(read(name))
+            except refused as error:
+                found[name] = error
+        return found
 
     def _write_group(self) -> None:
         # A group at a time, so that memory holds a hundred pictures and not a shard.

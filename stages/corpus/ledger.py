@@ -27,6 +27,7 @@ TUNING = ("connect", "train", "align")
 STATES = {
     # state: the stage that can end a row in it, in the order of the chain
     "unreadable": "ingest",
+    "excluded": "ingest",
     "quarantined": "validate",
     "duplicate": "curate",
     "contaminated": "curate",
