@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,8 +37,10 @@ SCHEMA = pa.schema(
 )
 LOOKS = [name for name in SCHEMA.names if name != "bytes"]
 ROWS_A_GROUP = 100
-AHEAD = 12
-"""Pictures handed out beforehand to each thread that reads them, so that none waits."""
+BLOCK = 6
+"""Pictures handed to a thread at once, for to hand one over costs a tenth of a look at it."""
+AHEAD = 3
+"""Blocks handed out beforehand to each thread, so that none waits."""
 HELD = 64 * 2**20
 """Bytes of pictures that may wait for their turn to be stored; while more do, none is handed out."""
 
@@ -49,6 +52,14 @@ class _Seen:
     digest: bytes
     content: bytes
     look: Look | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some pictures on their way: of each its name, its file's key, its number among those kept; and the others, being read."""
+
+    names: list[tuple[str, bytes | None, int]]
+    read: Future[list[_Seen | Exception]] | None
 
 
 class ImageWriter:
@@ -80,7 +91,7 @@ class ImageWriter:
         waiting: deque[Future[_Seen]] = deque()
         for content in contents:
             waiting.append(self.pool.submit(self._seen, content))
-            if len(waiting) > AHEAD * self.threads:
+            if len(waiting) > BLOCK * AHEAD * self.threads:
                 found.append(self._store(waiting.popleft().result()).hex())
         return [*found, *(self._store(seen.result()).hex() for seen in waiting)]
 
@@ -93,35 +104,45 @@ class ImageWriter:
         pictures, whatever the names.
         """
         found: dict[str, str | Exception] = {}
-        waiting: deque[tuple[str, bytes | None, Future[_Seen | Exception] | int]] = deque()
+        waiting: deque[_Block] = deque()
 
         def take() -> None:
-            name, key, coming = waiting.popleft()
-            if isinstance(coming, int):
-                digest = self._store_again(coming, read, name, refused)
-            else:
-                seen = coming.result()
-                if isinstance(seen, _Seen):
-                    self._hold(-len(seen.content))
-                digest = self._store(seen) if isinstance(seen, _Seen) else seen
-            if isinstance(digest, bytes):
-                self.kept.note(key, digest)
-            found[name] = digest.hex() if isinstance(digest, bytes) else digest
+            block = waiting.popleft()
+            seen = iter(block.read.result() if block.read else ())
+            for name, key, number in block.names:
+                digest = self._store_seen(next(seen)) if number < 0 else self._store_again(number, read, name, refused)
+                if isinstance(digest, bytes):
+                    self.kept.note(key, digest)
+                found[name] = digest.hex() if isinstance(digest, bytes) else digest
 
         distinct = list(dict.fromkeys(names))
-        for name, key, number in zip(distinct, *self.kept.numbers(distinct), strict=True):
-            waiting.append((name, key, self.pool.submit(self._read_ahead, read, name, refused) if number < 0 else number))
+        known = list(zip(distinct, *self.kept.numbers(distinct), strict=True))
+        for first in range(0, len(known), BLOCK):
+            block = known[first : first + BLOCK]
+            new = [name for name, _, number in block if number < 0]
+            waiting.append(_Block(block, self.pool.submit(self._read_all, read, new, refused) if new else None))
             while len(waiting) > AHEAD * self.threads or (waiting and self.held > HELD):
                 take()
         while waiting:
             take()
         return found
 
-    def _read_ahead(self, read: Callable[[str], bytes], name: str, refused: type[Exception]) -> _Seen | Exception:
-        seen = self._read(read, name, refused)
-        if isinstance(seen, _Seen):
-            self._hold(len(seen.content))
-        return seen
+    def _read_all(
+        self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]
+    ) -> list["_Seen | Exception"]:
+        found = []
+        for name in names:
+            seen = self._read(read, name, refused)
+            if isinstance(seen, _Seen):
+                self._hold(len(seen.content))
+            found.append(seen)
+        return found
+
+    def _store_seen(self, seen: "_Seen | Exception") -> bytes | Exception:
+        if isinstance(seen, Exception):
+            return seen
+        self._hold(-len(seen.content))
+        return self._store(seen)
 
     def _read(self, read: Callable[[str], bytes], name: str, refused: type[Exception]) -> _Seen | Exception:
         try:
@@ -256,10 +277,17 @@ class _Shard:
             "height": [one.height for one in looks],
             "whole": [one.whole for one in looks],
             "phash": [one.phash for one in looks],
-            "bytes": self.pending,
+            "bytes": pa.chunked_array([_as_array(content) for content in self.pending], pa.binary()),
         }
         self.file.write_table(pa.table(columns, schema=SCHEMA), row_group_size=ROWS_A_GROUP)
         self.pending = []
+
+
+def _as_array(content: bytes) -> pa.Array:
+    """An array of that one value, without a copy of it; while the main thread copies, the others wait."""
+    return pa.Array.from_buffers(
+        pa.binary(), 1, [None, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content)]
+    )
 
 
 def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:

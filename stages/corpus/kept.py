@@ -275,8 +275,8 @@ def _parts(folder: Path, code: str) -> Iterator[tuple[Path | None, dict[str, np.
     """What was kept in `folder` and is sound: the shard, if there is one, and its index."""
     for index in sorted(folder.glob("[!.]*.npz")):
         try:
-            with np.load(index, allow_pickle=False) as file:
-                part = {name: file[name] for name in file.files}
+            with index.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                part = {name: arrays[name] for name in arrays.files}
             shard = index.with_suffix(".parquet") if part["stamp"] else None
             if part["code"] == code and (shard is None or part["stamp"] == _stamp(shard)):
                 yield shard, part
