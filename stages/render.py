@@ -1,11 +1,10 @@
 """Turn conversations into trees of tokens whose loss mask is proved row by row."""
 
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from pydantic import PositiveInt
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.decoding import FORMATS
-from stages.corpus.example import Example, Turn
+from stages.corpus.example import Example
 from stages.corpus.images import read_images, stores
+from stages.corpus.instructions import conversation, read_instructions
 from stages.running import command
 from stages.running.command import Out
 from stages.running.progress import progress
@@ -23,7 +23,7 @@ from stages.running.section import Section
 from stages.running.workers import mapped
 from stages.trees import tree
 from stages.trees.certificate import CHECKS, check_end, prove_all
-from stages.trees.chat import Chat, Tokens, Unproved, image_first
+from stages.trees.chat import Chat, Tokens, Unproved
 from stages.trees.tree import Branch, Tree
 
 TUNED = ("connect", "train", "align")
@@ -76,41 +76,6 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
     ledger.write(rendered / "ledger.parquet", [line for _, lines in grown.values() for line in lines])
     certificate = {"checks": CHECKS, "stages": {stage: summary(*both) for stage, both in grown.items()}}
     (rendered / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
-
-
-def read_instructions(ingested: Path) -> dict[tuple[str, str], list[str]]:
-    """The expert-written instructions of each (source, task)."""
-    found = {}
-    for path in sorted(ingested.glob("*/instructions.json")):
-        for task, about in json.loads(path.read_text(encoding="utf-8")).items():
-            found[path.parent.name, task] = about["instructions"]
-    return found
-
-
-def conversation(row: Example, instructions: dict[tuple[str, str], list[str]], seed: int) -> Example:
-    """`row` as it will be asked: with one of its task's instructions if it is templated, and its pictures first.
-
-    Which instruction is drawn depends on the row and the seed alone, so adding rows changes no other.
-
-    Raises:
-        ValueError: the row is templated, and its source has no instruction for its task.
-    """
-    turns = image_first(row.turns, len(row.images))
-    if row.templated:
-        choices = instructions.get((row.source, row.task))
-        if not choices:
-            raise ValueError(
-                f"row {row.row} of source {row.source} needs an instruction for task {row.task!r}, but the source has none; "
-                f"add it to the file that ingest.sources.{row.source}.instructions names"
-            )
-        draw = hashlib.sha256(f"{seed}/{row.source}/{row.row}".encode()).digest()
-        instruction = choices[int.from_bytes(draw[:8]) % len(choices)]
-        marks, given = (
-            turns[0].text[: len(example.IMAGE) * len(row.images)],
-            turns[0].text[len(example.IMAGE) * len(row.images) :],
-        )
-        turns = (Turn("user", marks + "\n\n".join(part for part in (instruction, given) if part)), *turns[1:])
-    return replace(row, turns=turns, templated=False)
 
 
 def behind(rows: Iterable[Example]) -> list[list[Example]]:

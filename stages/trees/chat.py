@@ -1,6 +1,5 @@
 """A conversation in the model's own chat template, as tokens, with the mask of what it is to learn."""
 
-import re
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,6 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 Asked = tuple[tuple[Turn, ...], tuple[Size, ...]]
 """The words up to where an answer is due, and the sizes of the pictures they are about."""
-
-
-MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
 
 
 REMEMBERED_IDS = 8_000_000
@@ -180,24 +176,6 @@ class Chat:
 def image_token(processor: "ProcessorMixin") -> str:
     """What stands for a picture in the words that `processor` is given."""
     return getattr(processor, "image_token", IMAGE)
-
-
-def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
-    """`turns` with every `<image>` mark moved to the front of the first user turn, as LLaVA does before training.
-
-    Behind a picture that comes first all questions are alike, so they can share it; a picture after the question would
-    have to be read again for each. A turn without a mark stays as it is, to the letter, and so does every answer: a mark there
-    is refused later, not taken out of what is learnt.
-    """
-    bare = [Turn(turn.role, MARKS.sub(_gap, turn.text)) if turn.role == "user" else turn for turn in turns]
-    return (Turn(bare[0].role, IMAGE * images + bare[0].text), *bare[1:])
-
-
-def _gap(marks: re.Match[str]) -> str:
-    """What stays where marks and the white space around them stood: nothing at an end, else a line feed or a space."""
-    if marks.start() == 0 or marks.end() == len(marks.string):
-        return ""
-    return "\n" if "\n" in marks.group() else " "
 
 
 def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:

@@ -12,10 +12,10 @@ from stages.benchmarks.held_out import questions
 from stages.corpus import example
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.corpus.instructions import conversation
 from stages.models import answering
 from stages.models.asking import How
 from stages.models.loading import load_processor, load_stops
-from stages.render import conversation
 from stages.trees.chat import Chat
 
 PARAMS = Params(

@@ -1,7 +1,6 @@
 import io
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from stages.corpus import example, ledger
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
-from stages.render import Params, conversation, render
+from stages.render import Params, render
 from stages.running.compute import Compute, use
 from stages.trees import tree
 
@@ -158,16 +157,3 @@ def test_a_templated_row_is_asked_with_one_of_its_tasks_instructions_and_its_own
     assert first in INSTRUCTIONS["s", "colour"]
     assert given == "Look well."
     assert not asked.templated
-
-
-def test_the_instruction_of_a_row_hangs_on_the_row_and_the_seed_and_on_nothing_else():
-    rows = [row(number, "", "red", templated=True) for number in range(40)]
-    drawn = [conversation(one, INSTRUCTIONS, 1).turns[0].text for one in rows]
-    assert set(drawn) == set(INSTRUCTIONS["s", "colour"])
-    assert drawn == [conversation(one, INSTRUCTIONS, 1).turns[0].text for one in rows]
-    assert drawn != [conversation(one, INSTRUCTIONS, 2).turns[0].text for one in rows]
-
-
-def test_a_task_without_instructions_is_an_error_that_says_where_to_put_them():
-    with pytest.raises(ValueError, match=r"row 3 of source s .* task 'shape'.*ingest.sources.s.instructions"):
-        conversation(replace(row(3, "", "red", templated=True), task="shape"), INSTRUCTIONS, 1)

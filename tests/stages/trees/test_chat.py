@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.corpus.example import Turn
+from stages.corpus.instructions import image_first
 from stages.models.loading import load_processor
 from stages.trees import chat as chat_module
 from stages.trees.certificate import check_end, prove, prove_all
-from stages.trees.chat import Chat, Unproved, image_first
+from stages.trees.chat import Chat, Unproved
 
 PICTURE = Image.new("RGB", (30, 20))
 SINGLE = (Turn("user", "<image>What colour is it?"), Turn("assistant", "red"))
@@ -48,11 +49,6 @@ def test_the_prefix_ends_with_the_last_image_token(chat):
     tokens = prove(chat, SINGLE, [PICTURE])
     assert tokens.ids[: tokens.image_end].count(chat.image_id) == 4
     assert chat.image_id not in tokens.ids[tokens.image_end :]
-
-
-@pytest.mark.parametrize("text", ["<image>\nWhat is it?", "What is it?\n<image>", "What <image>is it?"])
-def test_a_picture_is_moved_to_the_front_wherever_it_stood(text):
-    assert image_first([Turn("user", text), Turn("assistant", "a cat")], 1)[0].text == "<image>What is it?"
 
 
 def test_a_mark_for_which_there_is_no_picture_is_named(chat):
@@ -128,20 +124,6 @@ def test_an_answer_of_several_paragraphs_is_learnt_to_the_letter(chat):
     turns = image_first([Turn("user", "Why?\n<image>"), Turn("assistant", answer)], 1)
 
     assert supervised_text(chat, prove(chat, turns, [PICTURE])) == answer + "</s>"
-
-
-@pytest.mark.parametrize(
-    ("asked", "moved"),
-    [
-        ("<image>\nWhy\n\nis it?", "<image>Why\n\nis it?"),
-        ("  Why?\n<image>", "<image>  Why?"),
-        ("Is <image> like\n<image>\nit?", "<image><image>Is like\nit?"),
-        ("<image>\n<image>\nWhy?", "<image><image>Why?"),
-    ],
-)
-def test_marks_move_to_the_front_and_take_only_the_white_space_around_them_along(asked, moved):
-    turns = image_first([Turn("user", asked), Turn("assistant", "So.")], asked.count("<image>"))
-    assert turns == (Turn("user", moved), Turn("assistant", "So."))
 
 
 def test_prompts_of_one_picture_are_proved_alike_alone_and_together_even_if_the_processor_would_make_one_tensor(tiny_model):
