@@ -346,3 +346,44 @@ def test_the_library_datasets_loads_it_and_decodes_the_pictures(corpus, tmp_path
     assert features.endswith(" 9")
     assert sizes == str([(24, 24)] * 10)
     assert number == "10"
+
+
+TRAIN = """
+import json, sys
+from datasets import load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig, SFTTrainer
+
+out, model, cache, scratch = sys.argv[1:]
+rows = load_dataset(out, "train", split="train", cache_dir=cache)
+args = SFTConfig(output_dir=scratch, use_cpu=True, bf16=False, max_length=None, max_steps=2, per_device_train_batch_size=4,
+                 report_to=[], save_strategy="no", gradient_checkpointing=False)
+trainer = SFTTrainer(model=AutoModelForImageTextToText.from_pretrained(model), args=args, train_dataset=rows,
+                     processing_class=AutoProcessor.from_pretrained(model))
+asked = {}
+for row in trainer.train_dataset:
+    batch = trainer.data_collator([row])
+    asked[f"{row['source']}:{row['row']}"] = batch["input_ids"][0].tolist()
+mixed = trainer.data_collator(list(trainer.train_dataset))
+print(json.dumps({"asked": asked, "pictures": len(mixed["pixel_values"]), "loss": trainer.train().training_loss}))
+"""
+
+
+@pytest.mark.slow
+def test_trls_trainer_asks_and_learns_the_very_tokens_that_were_certified(corpus, tmp_path, tiny_model):
+    from stages.models.loading import load_processor, load_stops
+    from stages.trees.chat import Chat
+
+    rows = corpus.fill([one for one in HOSTILE if one.row != 5])  # a question without words is none
+    corpus.export("out")
+    places = [tmp_path / "out", tiny_model, tmp_path / "cache", tmp_path / "scratch"]
+    words = [sys.executable, "-c", TRAIN, *map(str, places)]
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=quiet, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    chat = Chat(load_processor(tiny_model), load_stops(tiny_model))
+    for (source, number), one in corpus.asked(rows).items():
+        assert found["asked"][f"{source}:{number}"] == list(chat.tokens(one.turns, [(24, 24)] * len(one.images)).ids)
+    assert found["pictures"] == sum(len(one.images) for one in rows)
+    assert found["loss"] > 0
