@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -5,9 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.corpus import example, ledger
 from stages.corpus.coreset import SLACK, Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import Example, Turn, table_of
 from stages.corpus.keywords import Endpoint
+from stages.corpus.ledger import Line
+from stages.curate import Params, curate
+from stages.running.compute import Compute, use
+from stages.running.section import read_params, section_of
 
 NOWHERE = Endpoint(url=None, model=None, api_key_env="X", temperature=0.0, tries=1)
 DIMENSIONS = {"animals": ["cat", "dog"], "streets": ["bus", "traffic light", "dog"]}
@@ -277,3 +285,38 @@ def test_a_table_of_several_chunks_is_one_table():
     rows = [row(n, "A cat.", "Yes", images=[str(n)]) for n in range(4)]
     chunked = pa.concat_tables([table(*rows[:1]), table(*rows[1:])])
     assert Marker(params())(chunked).equals(Marker(params())(table(*rows)))
+
+
+def curating(**train):
+    """The embedded profile's section, with changes of `train`'s."""
+    path = Path(__file__).parents[3] / "params.yaml"
+    embedded = section_of(Params, "curate", read_params(path), path)
+    return embedded.model_copy(update={"held_out": 0.0, "balance": False, "train": embedded.train.model_copy(update=train)})
+
+
+def test_curate_learns_from_the_coreset_alone_and_says_why_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    use(Compute(engine="local", address=None, processes=1))
+    texts = ["A cat.", "A cat and a dog.", "A bus by the traffic lights, and a cat.", "Nothing.", "Something."]
+    by_source = {
+        "tasks": [row(n, text, "So.", source="tasks") for n, text in enumerate(texts)],
+        "captions": [row(0, "A caption?", "A cat.", source="captions")],
+        "chats": [row(0, "A chat?", "A dog.", source="chats")],
+    }
+    for source, rows in by_source.items():
+        example.write(tmp_path / "validated" / "examples" / f"{source}-00000.parquet", rows)
+    lines = [Line(one.source, one.row, "", "t", ledger.ON) for rows in by_source.values() for one in rows]
+    ledger.write(tmp_path / "validated" / "ledger.parquet", lines)
+    (tmp_path / "ingested").mkdir()
+    for method, rows in (("diverse", 2), ("both", 2), ("none", None)):
+        out = tmp_path / method
+        curate(curating(coreset=params(method, rows)), tmp_path / "validated", tmp_path / "ingested", "1000", out)
+        left = {one.row for one in example.read_all(out / "train")}
+        ended = {line.row: line.reason for line in ledger.read(out / "ledger.parquet") if line.state == "not_in_coreset"}
+        assert left | ended.keys() == set(range(5))
+        if method == "none":
+            assert ended == {}
+        else:
+            assert left == {1, 2}
+            assert ended[0] == f"{method}: overlap 1 of 4 concepts"
+            assert json.loads((out / "choices.json").read_text())["train"]["coreset"]["rows"] == {"met": 5, "kept": 2}
