@@ -200,29 +200,28 @@ def coreset(marks: pl.DataFrame, params: Coreset) -> pl.DataFrame:
     """
     if params.method == "none":
         return pl.DataFrame(schema=SCHEMA)
-    marks = marks.sort("rank", "source", "row")
+    best = marks.select(pl.arg_sort_by("rank", "source", "row")).to_series()
+    lean = marks["lean"].gather(best).to_numpy()
     greedy, fair = params.method in ("diverse", "both"), params.method in ("balanced", "both")
     wanted = len(marks) if params.rows is None else min(params.rows, len(marks))
     order = np.arange(len(marks))
     surplus = np.zeros(len(marks), dtype=bool)
     if greedy:
         # A balance takes rows from far behind, and so needs the whole order.
-        order = _diverse(marks["concepts"], concepts_of(params).weights, len(marks) if fair else wanted)
+        order = _diverse(marks["concepts"].gather(best), concepts_of(params).weights, len(marks) if fair else wanted)
     if fair:
-        order, surplus = _fair(order, marks["lean"].to_numpy())
+        order, surplus = _fair(order, lean)
     dropped = np.ones(len(marks), dtype=bool)
     dropped[order[:wanted]] = False
-    lean = pl.Series(marks["lean"])
-    overlap = _overlap(marks["concepts"])
-    total = len(concepts_of(params).names)
-    beyond = (
-        pl.format("{}: overlap {} of {} concepts", pl.lit(params.method), pl.lit(overlap), pl.lit(total))
-        if greedy
-        else pl.lit(f"{params.method}: not among the {wanted} drawn")
-    )
-    sides = pl.when(pl.lit(lean) > 0).then(pl.lit("more Yes than No")).otherwise(pl.lit("more No than Yes"))
-    reason = pl.when(pl.lit(pl.Series(surplus))).then(pl.format("{}: {}", pl.lit(params.method), sides)).otherwise(beyond)
-    return marks.select("source", "row", reason=reason).filter(pl.Series(dropped)).sort("source", "row")
+    ended = marks[best.filter(pl.Series(dropped))].with_columns(surplus=pl.Series(surplus[dropped]))
+    method = pl.lit(params.method)
+    beyond = pl.format("{}: not among the {} drawn", method, pl.lit(wanted))
+    if greedy:
+        total = len(concepts_of(params).names)
+        beyond = pl.format("{}: overlap {} of {} concepts", method, pl.lit(_overlap(ended["concepts"])), pl.lit(total))
+    more = pl.when(pl.col("lean") > 0).then(pl.lit("more Yes than No")).otherwise(pl.lit("more No than Yes"))
+    reason = pl.when("surplus").then(pl.format("{}: {}", method, more)).otherwise(beyond)
+    return ended.select("source", "row", reason=reason).sort("source", "row")
 
 
 SLACK = 0.02
@@ -246,7 +245,8 @@ def _diverse(concepts: pl.Series, weights: np.ndarray, wanted: int) -> np.ndarra
     starts, held = _held(buckets["concepts"])
     lines = buckets["line"].explode().to_numpy()
     left = buckets["line"].list.len().to_list()
-    ends = np.cumsum(left).tolist()
+    ends = np.cumsum(left)
+    del buckets
     # Lists of Python's own, for one number at a time they are several times as fast as arrays.
     full, value, before = weights.tolist(), weights.tolist(), [0] * len(weights)
     bound = _worth(np.arange(len(left)), starts, held, value)
