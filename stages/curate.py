@@ -1,31 +1,45 @@
 """Choose the rows each tuning stage learns from, keep pictures apart for testing, and say why each other row was dropped.
 
-The order of the decisions, each on what the one before left: rows no stage's sources name (`unused`), exact duplicates,
-the split by picture, Yes against No, the cap per task, the numbers of rows for `connect` and `align`. Near duplicates,
-contamination by benchmark pictures and the coreset have their place between duplicates and split.
+The order of the decisions, each on what the one before left: rows no stage's sources name (`unused`), duplicates (exact, then
+near), rows that a benchmark contaminates, the split by what pictures show, and of train's rows the tasks, the coreset, the
+quotas, Yes against No and the cap per task; last the numbers of rows for `connect` and `align`.
 
-Every draw ranks rows or pictures by a seeded hash of their content. So more data never reshuffles what was chosen: a
+Every draw ranks rows, tasks or pictures by a seeded hash of their content. So more data never reshuffles what was chosen: a
 picture held out once stays held out, and a smaller number of rows is a part of a larger one.
+
+Each shard is met twice: once to take its rows' marks (`stages/corpus/marks.py`), on which all decisions are made, and once to
+write those of its rows that were chosen.
 """
 
-import hashlib
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stages.corpus import example, ledger, shards
-from stages.corpus.example import Example
-from stages.corpus.ledger import Line
+from stages.corpus import draws, duplicates, example, ledger, shards
+from stages.corpus.example import KINDS
+from stages.corpus.images import stores
+from stages.corpus.marks import Marks, Names, Numbers, gathered, looking
+from stages.corpus.twins import Twins, no_twins, twins
 from stages.running import command
 from stages.running.command import Out
+from stages.running.memo import Memo, digest, place
 from stages.running.section import Section
+from stages.running.workers import mapped
 
 Sources = Annotated[list[str], Field(min_length=1)]
 """Names of sources, as in ingest.sources; each feeds one tuning stage, and no tuning stage can learn from none."""
+Quota = NonNegativeInt | Annotated[float, Field(ge=0, le=1)]
+"""A whole number: at most so many rows. A number with a point, 0.0 to 1.0: at most that share of those there are."""
 
 
 class Connect(Section):
@@ -37,13 +51,37 @@ class Connect(Section):
     """At most so many rows, over all its sources."""
 
 
+class Quotas(Section):
+    """How many rows of a domain, or with a kind of answer, stage 1 may take; names without a quota are not limited.
+
+    Both hold at once: first each domain's rows are drawn, all kinds of answers in proportion; then, of what is left, each
+    kind's, all domains in proportion. So a kind may get fewer rows than its quota where the domains' quotas leave fewer.
+    """
+
+    domains: dict[str, Quota] | None
+    """Domain: its quota. null: none is limited."""
+    kinds: dict[str, Quota] | None
+    """Kind of answer: its quota. null: none is limited."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _are_known(cls, kinds: dict[str, Quota] | None) -> dict[str, Quota] | None:
+        if strange := sorted(set(kinds or ()) - set(KINDS)):
+            raise ValueError(f"no such kind of answer: {', '.join(strange)}; known: {', '.join(KINDS)}")
+        return kinds
+
+
 class Train(Section):
     """What stage 1 learns from, and is tested on."""
 
     sources: Sources
     """Whose rows it takes; their pictures are split into training and held-out ones."""
+    tasks: PositiveInt | None
+    """Of so many tasks, drawn; those of a smaller number are among those of a larger one. null: of all."""
     rows_per_task: PositiveInt
     """At most so many rows of each task."""
+    quotas: Quotas
+    """By domain and by kind of answer."""
 
 
 class Align(Section):
@@ -53,11 +91,23 @@ class Align(Section):
     """Whose rows it may take; how many is align.dose."""
 
 
+class Duplicates(Section):
+    """Which rows count as said before, besides those that are so to the byte."""
+
+    near: bool
+    """Whether a row counts that reads like an earlier one (but for case, punctuation and space) behind pictures that show the
+    same (resized, compressed again, a little brighter). Pictures that show the same then also lie on one side of the split."""
+    distance: Annotated[int, Field(ge=0, le=16)]
+    """Bits of 64 in which the perceptual hashes of two pictures may differ that show the same; read only with near."""
+
+
 class Params(Section):
     """How rows are chosen."""
 
     seed: int
     """Draws the split and every choice."""
+    duplicates: Duplicates
+    """Rows that are said before."""
     connect: Connect
     """Stage 0."""
     train: Train
@@ -72,8 +122,8 @@ class Params(Section):
     @model_validator(mode="after")
     def _a_source_feeds_one_stage(self) -> Self:
         stage_of: dict[str, str] = {}
-        for stage, section in (("connect", self.connect), ("train", self.train), ("align", self.align)):
-            for source in section.sources:
+        for stage, sources in self.sources.items():
+            for source in sources:
                 if stage_of.setdefault(source, stage) != stage:
                     raise ValueError(
                         f"{stage}.sources and {stage_of[source]}.sources both name {source!r}; a source feeds one tuning stage"
@@ -81,13 +131,13 @@ class Params(Section):
                     )
         return self
 
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """The sources of each tuning stage, in the stages' order: where a row is said twice, the earlier source keeps it."""
+        return {"connect": self.connect.sources, "train": self.train.sources, "align": self.align.sources}
 
-Key = tuple[str, int]
-Dropped = dict[Key, tuple[str, str]]
-"""(source, row) → (state, reason)."""
 
-
-def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
+def curate(params: Params, validated: Path, ingested: Path, dose: str, curated: Out) -> None:
     """Select from the rows that passed the contract.
 
     `dose`, how many stage-2 rows, is a value of `align`'s section and comes as a word of the command: whoever asks what the
@@ -95,134 +145,77 @@ def curate(params: Params, validated: Path, dose: str, curated: Out) -> None:
     """
     if not dose.isdecimal() or int(dose) == 0:
         raise ValueError(f"align.dose must be a whole number of rows, at least 1, got {dose!r}; change it in params.yaml")
-    rows = example.read_all(validated / "examples")
-    stage_of = _stage_of(params, {line.source for line in ledger.read(validated / "ledger.parquet")})
-    dropped: Dropped = {key(row): ("unused", "in_no_stage") for row in rows if row.source not in stage_of}
-    by_stage = _sources(params)
-    order = [name for sources in by_stage.values() for name in sources]
+    check_sources(params, pc.unique(pq.read_table(validated / "ledger.parquet", columns=["source"])["source"]).to_pylist())
+    paths = shards.of(validated / "examples")
+    names = [digest(path) for path in paths]
+    marks = read_marks(params, paths, names)
+    found = read_twins(params, ingested, marks)
 
-    dropped |= duplicates(_left(rows, dropped), order)
-    held = held_out_pictures(_left(rows, dropped), params.train.sources, params.held_out, params.seed)
-    dropped |= {key(row): ("held_out", "picture_held_out") for row in _left(rows, dropped) if held & set(row.images)}
-    if params.balance:
-        dropped |= unbalanced(_of(_left(rows, dropped), params.train.sources), params.seed)
-    dropped |= over_cap(_of(_left(rows, dropped), params.train.sources), params)
-    connecting = _of(_left(rows, dropped), params.connect.sources)
-    dropped |= {key(row): ("over_cap", "connect_rows") for row in drawn(connecting, params.seed)[params.connect.rows :]}
-    aligning = _of(_left(rows, dropped), params.align.sources)
-    dropped |= {key(row): ("not_in_dose", "dose") for row in drawn(aligning, params.seed)[int(dose) :]}
+    chosen = Choice(marks)
+    drop_duplicates(chosen, params, found)
+    drop_contaminated(chosen)
+    held = hold_out(chosen, params, found)
+    choose_for_train(chosen, params)
+    choose_for_connect(chosen, params)
+    choose_for_align(chosen, params, int(dose))
 
     curated.mkdir(parents=True)
-    for stage, sources in by_stage.items():
-        example.write(curated / stage / shards.name(0), _of(_left(rows, dropped), sources))
-    held_rows = [row for row in rows if dropped.get(key(row), ("",))[0] == "held_out"]
-    example.write(curated / "held_out" / shards.name(0), held_rows)
-    ledger.write(
-        curated / "ledger.parquet",
-        [Line(row.source, row.row, row.id, row.task, *dropped.get(key(row), (ledger.ON, ""))) for row in rows],
-    )
+    write_chosen(chosen, params, paths, names, curated)
+    chosen.counts["pictures"] = {"shown": len(marks.sha256), "held_out": int(held.sum()), "compared": found.compared}
+    text = json.dumps(chosen.counts, ensure_ascii=False, indent=1) + "\n"
+    (curated / "choices.json").write_text(text, encoding="utf-8")
 
 
-def key(row: Example) -> Key:
-    """What names a row for ever."""
-    return row.source, row.row
+class Choice:
+    """What has been decided of every row so far, and what each choice wanted, met and took."""
+
+    def __init__(self, marks: Marks) -> None:
+        self.marks = marks
+        self.left = np.ones(len(marks), dtype=bool)
+        """Whether no decision has ended a row yet."""
+        self.state = np.zeros(len(marks), dtype=np.int8)
+        """Places in `ledger.STATES` behind `ON`."""
+        self.reason = np.zeros(len(marks), dtype=np.int64)
+        """Places in `reasons`, one after the other."""
+        self.reasons = [pa.array([""], pa.string())]
+        self.counts: dict[str, Any] = {}
+
+    def end(self, rows: Numbers, state: str, reason: str | pa.Array) -> None:
+        """End `rows`, which are left, in `state`; `reason` is one for all or one for each."""
+        assert self.left[rows].all(), f"a row would end a second time, in {state}"
+        first = sum(map(len, self.reasons))
+        self.reasons.append(pa.array([reason], pa.string()) if isinstance(reason, str) else reason.cast(pa.string()))
+        self.left[rows] = False
+        self.state[rows] = STATES.index(state)
+        self.reason[rows] = first if isinstance(reason, str) else first + np.arange(len(rows))
+
+    def end_named(self, rows: pl.DataFrame, state: str) -> None:
+        """End the rows named by `source` and `row`, each with its `reason`, as far as they are left."""
+        marks = self.marks
+        number = {name: place for place, name in enumerate(marks.source.known)}
+        left = np.flatnonzero(self.left)
+        mine = pl.DataFrame({"of": marks.source.of[left], "row": marks.row[left], "number": left})
+        theirs = rows.select(
+            of=pl.col("source").replace_strict(number, default=-1, return_dtype=pl.Int32), row="row", reason="reason"
+        )
+        ended = mine.join(theirs, on=["of", "row"], maintain_order="left")
+        self.end(ended["number"].to_numpy(), state, ended["reason"].to_arrow())
+
+    def of(self, sources: Sequence[str]) -> Numbers:
+        """The rows of `sources` that are left."""
+        return np.flatnonzero(self.left & self.among(sources))
+
+    def among(self, sources: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each row is of one of `sources`."""
+        return np.isin(self.marks.source.of, [place for place, name in enumerate(self.marks.source.known) if name in sources])
 
 
-def content(row: Example) -> str:
-    """A digest of what a row teaches: its pictures and its conversation. Bare input means nothing without its task."""
-    parts = ["task", row.task] if row.templated else []
-    parts += ["images", *row.images]
-    for turn in row.turns:
-        parts += [turn.role, turn.text]
-    # Lengths between the parts, so that no two different rows run together into one text.
-    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()
+STATES = (ledger.ON, *ledger.STATES)
 
 
-def rank(seed: int, what: str, content: str) -> float:
-    """A number in [0, 1) that only `content`, the seed and the purpose decide."""
-    digest = hashlib.sha256(f"{seed}|{what}|{content}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def duplicates(rows: Iterable[Example], order: Sequence[str]) -> Dropped:
-    """Every row whose pictures and conversation an earlier row has; sources count in `order`, rows in their file's."""
-    place = {source: number for number, source in enumerate(order)}
-    first: dict[str, Example] = {}
-    dropped: Dropped = {}
-    for row in sorted(rows, key=lambda row: (place[row.source], row.row)):
-        kept = first.setdefault(content(row), row)
-        if kept is not row:
-            dropped[key(row)] = ("duplicate", f"same_as: {kept.source}#{kept.row}")
-    return dropped
-
-
-def held_out_pictures(rows: Sequence[Example], sources: Sequence[str], share: float, seed: int) -> set[str]:
-    """`share` of the pictures of `sources`, and every picture that shares a row with one of these."""
-    held = {picture for row in rows if row.source in sources for picture in row.images if rank(seed, "split", picture) < share}
-    several = [set(row.images) for row in rows if len(set(row.images)) > 1]
-    grown = True
-    while grown:
-        # A row of two pictures cannot lie in two splits: it takes its second picture along, and that its other rows.
-        before = len(held)
-        for pictures in several:
-            if held & pictures:
-                held |= pictures
-        grown = len(held) > before
-    return held
-
-
-def unbalanced(rows: Sequence[Example], seed: int) -> Dropped:
-    """Of each judgement task, the rows by which Yes outnumbers No, or No Yes."""
-    dropped: Dropped = {}
-    for task in _by_task(row for row in rows if row.kind == "judgement").values():
-        sides = _sides(task)
-        for answer, side in sides.items():
-            fewest = min(len(one) for one in sides.values())
-            for row in drawn(side, seed)[fewest:]:
-                dropped[key(row)] = ("unbalanced", f"more_{answer}_than_{'no' if answer == 'yes' else 'yes'}")
-    return dropped
-
-
-def over_cap(rows: Sequence[Example], params: Params) -> Dropped:
-    """Of each task, the rows above the cap, of all its kinds alike; balanced judgements stay balanced."""
-    cap = params.train.rows_per_task
-    dropped: Dropped = {}
-    for task in _by_task(rows).values():
-        order = drawn(task, params.seed)
-        surplus = order[cap:]
-        if params.balance and surplus:
-            # The draw says how many judgements the cap has room for, and each side gets half of that.
-            room = sum(row.kind == "judgement" for row in order[:cap])
-            sides = _sides(row for row in task if row.kind == "judgement").values()
-            surplus = [row for row in surplus if row.kind != "judgement"]
-            surplus += [row for side in sides for row in drawn(side, params.seed)[room // 2 :]]
-        dropped |= {key(row): ("over_cap", "rows_per_task") for row in surplus}
-    return dropped
-
-
-def drawn(rows: Iterable[Example], seed: int) -> list[Example]:
-    """All of `rows` in an order whose every beginning has the kinds in the proportions of the whole.
-
-    The first 300 are a part of the first 1,000, so that a dose differs from a larger one only by what is added.
-    """
-    by_kind: dict[str, list[tuple[float, str, int, Example]]] = defaultdict(list)
-    for row in rows:
-        by_kind[row.kind].append((rank(seed, "draw", content(row)), row.source, row.row, row))
-    spread = []
-    for members in by_kind.values():
-        members.sort(key=lambda member: member[:3])
-        # The n-th of N rows of a kind stands at (n + ½) / N of the way through all rows.
-        spread += [((n + 0.5) / len(members), *member) for n, member in enumerate(members)]
-    return [member[-1] for member in sorted(spread, key=lambda member: member[:4])]
-
-
-def _sources(params: Params) -> dict[str, list[str]]:
-    return {"connect": params.connect.sources, "train": params.train.sources, "align": params.align.sources}
-
-
-def _stage_of(params: Params, known: set[str]) -> dict[str, str]:
-    stage_of: dict[str, str] = {}
-    for stage, sources in _sources(params).items():
+def check_sources(params: Params, known: Sequence[str]) -> None:
+    """Refuse sources of which there are no rows."""
+    for stage, sources in params.sources.items():
         for source in sources:
             if source not in known:
                 raise ValueError(
@@ -230,32 +223,205 @@ def _stage_of(params: Params, known: set[str]) -> dict[str, str]:
                     "ingest.sources does not name it, or all its rows ended in ingest, whose ledger of it says why (are its "
                     f"pictures where ingest.sources.{source}.images says?); there are {', '.join(sorted(known))}"
                 )
-            stage_of[source] = stage
-    return stage_of
 
 
-def _left(rows: Iterable[Example], dropped: Mapping[Key, object]) -> list[Example]:
-    return [row for row in rows if key(row) not in dropped]
+def read_marks(params: Params, paths: Sequence[Path], names: Sequence[str]) -> Marks:
+    """The marks of all rows; shards that were met before are not read again."""
+    near = params.duplicates.near
+    with Memo("curate_marks", params.seed, near) as memo:
+        new = [(path, name) for path, name in zip(paths, names, strict=True) if None in _kept(memo, name)]
+        looks = mapped(looking, (params.seed, near), (pq.read_table(path, columns=example.SCHEMA.names) for path, _ in new))
+        for (_, name), (rows, pictures) in zip(new, looks, strict=True):
+            memo.keep(partial(pq.write_table, rows), name, "rows")
+            memo.keep(partial(pq.write_table, pictures), name, "pictures")
+        found = [[pq.read_table(path) for path in _kept(memo, name) if path] for name in names]
+    order = [source for sources in params.sources.values() for source in sources]
+    return gathered([(rows, pictures) for rows, pictures in found], order)
 
 
-def _of(rows: Iterable[Example], sources: Sequence[str]) -> list[Example]:
-    return [row for row in rows if row.source in sources]
+def _kept(memo: Memo, name: str) -> tuple[Path | None, Path | None]:
+    return memo.recall(name, "rows"), memo.recall(name, "pictures")
 
 
-def _by_task(rows: Iterable[Example]) -> dict[str, list[Example]]:
-    tasks: dict[str, list[Example]] = defaultdict(list)
-    for row in rows:
-        tasks[row.task].append(row)
-    return tasks
+def read_twins(params: Params, ingested: Path, marks: Marks) -> Twins:
+    """Which pictures show the same; nothing is looked at where nobody asks."""
+    if not params.duplicates.near:
+        return no_twins(len(marks.sha256))
+    with Memo("curate_pictures") as memo:
+        return twins(stores(ingested), marks.sha256, params.duplicates.distance, memo)
 
 
-def _sides(rows: Iterable[Example]) -> dict[str, list[Example]]:
-    """Judgement rows by their answer; the contract has seen to it that each begins with one of the two."""
-    sides: dict[str, list[Example]] = {"yes": [], "no": []}
-    for row in rows:
-        answer = next(turn.text for turn in row.turns if turn.role == "assistant")
-        sides["yes" if re.match(r"\W*yes\b", answer, re.IGNORECASE) else "no"].append(row)
-    return sides
+def drop_duplicates(chosen: Choice, params: Params, found: Twins) -> None:
+    """End rows that no stage asks for, and those that an earlier row of the stages' sources says already."""
+    marks = chosen.marks
+    wanted = [source for sources in params.sources.values() for source in sources]
+    chosen.end(np.flatnonzero(~chosen.among(wanted)), "unused", "in_no_stage")
+    copies = duplicates.exact(marks, chosen.of(wanted))
+    chosen.end(copies.rows, "duplicate", duplicates.reasons(marks, copies, loosely=False))
+    chosen.counts["duplicates"] = {"exact": len(copies.rows), "near": 0}
+    if params.duplicates.near:
+        copies = duplicates.near(marks, chosen.of(wanted), found.alike, found.phash)
+        chosen.end(copies.rows, "duplicate", duplicates.reasons(marks, copies, loosely=True))
+        chosen.counts["duplicates"]["near"] = len(copies.rows)
+
+
+NAMED = {"source": pl.String, "row": pl.Int64, "reason": pl.String}
+"""Rows by their names, and why each ends."""
+
+
+def drop_contaminated(chosen: Choice) -> None:
+    """End rows that are too like an item of a benchmark: they are neither learnt from nor tested with."""
+    chosen.end_named(pl.DataFrame(schema=NAMED), "contaminated")
+
+
+def drop_outside_coreset(chosen: Choice, params: Params) -> None:
+    """End train's rows that are not in the coreset."""
+    chosen.end_named(pl.DataFrame(schema=NAMED), "not_in_coreset")
+
+
+def hold_out(chosen: Choice, params: Params, found: Twins) -> NDArray[np.bool_]:
+    """Keep pictures apart for testing, with all rows behind them; whether each picture is held out.
+
+    Decided on all rows of the stages' sources, dropped ones too: what is dropped later must not bring a picture back.
+    """
+    marks = chosen.marks
+    held = draws.held_out_pictures(marks, params.train.sources, params.held_out, found.alike)
+    rows = np.unique(marks.owner[held[marks.pictures]])
+    chosen.end(rows[chosen.left[rows]], "held_out", "picture_held_out")
+    return held
+
+
+def choose_for_train(chosen: Choice, params: Params) -> None:
+    """Stage 1's rows: of the chosen tasks, in the coreset, within the quotas, as many Yes as No, and no task over the cap."""
+    marks, wanted = chosen.marks, params.train
+    met = np.flatnonzero(chosen.among(wanted.sources))
+    counts = chosen.counts["train"] = {"rows": {"had": len(chosen.of(wanted.sources))}}
+    known = _known(marks.task, met)
+    tasks = draws.chosen_tasks(known, wanted.tasks or len(known), params.seed)
+    counts["tasks"] = _told("tasks", "tasks", wanted.tasks, len(known), len(tasks))
+    rows = chosen.of(wanted.sources)
+    others = rows[~np.isin(marks.task.of[rows], [marks.task.known.index(task) for task in tasks])]
+    chosen.end(others, "over_cap", f"tasks: not among the {len(tasks)} of {len(known)} that were drawn")
+
+    drop_outside_coreset(chosen, params)
+    counts["quotas"] = {
+        "domains": _keep_quotas(chosen, params, "domains", marks.domain, marks.kind, _known(marks.domain, met)),
+        "kinds": _keep_quotas(chosen, params, "kinds", marks.kind, marks.domain, KINDS),
+    }
+    if params.balance:
+        more_yes, more_no = draws.unbalanced(marks, chosen.of(wanted.sources))
+        chosen.end(more_yes, "unbalanced", "more_yes_than_no")
+        chosen.end(more_no, "unbalanced", "more_no_than_yes")
+    rows = chosen.of(wanted.sources)
+    had = np.bincount(marks.task.of[rows], minlength=len(marks.task.known))
+    chosen.end(draws.over_cap(marks, rows, wanted.rows_per_task, params.balance), "over_cap", "rows_per_task")
+
+    rows = chosen.of(wanted.sources)
+    counts["rows"]["taken"] = len(rows)
+    taken = np.bincount(marks.task.of[rows], minlength=len(marks.task.known))
+    counts["rows_per_task"] = {
+        task: {"wanted": wanted.rows_per_task, "had": int(had[place]), "taken": int(taken[place])}
+        for place, task in enumerate(marks.task.known)
+        if task in tasks
+    }
+    for names, cells in ((marks.domain, counts["quotas"]["domains"]), (marks.kind, counts["quotas"]["kinds"])):
+        for name, cell in cells.items():
+            # Balance and cap come behind the quotas, and may leave less than these took.
+            cell["left"] = int((names.of[rows] == names.known.index(name)).sum()) if name in names.known else 0
+
+
+def _keep_quotas(
+    chosen: Choice, params: Params, which: str, cells: Names, kinds: Names, known: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Of each cell that has a quota, end the rows above it; for each quota what it wanted, met and took."""
+    quotas: Mapping[str, int | float] = getattr(params.train.quotas, which) or {}
+    if strange := sorted(set(quotas) - set(known)):
+        raise ValueError(
+            f"params.yaml, curate.train.quotas.{which} names {', '.join(map(repr, strange))}, and train's sources have no such "
+            f"rows; they have {', '.join(map(repr, known))}"
+        )
+    rows = chosen.of(params.train.sources)
+    place = {name: number for number, name in enumerate(cells.known)}
+    numbered = {place[name]: quota for name, quota in quotas.items() if name in place}
+    over = draws.over_quota(chosen.marks, rows, cells.of[rows], kinds.of[rows], numbered)
+    told = {}
+    for name, quota in sorted(quotas.items()):
+        had = int((cells.of[rows] == place.get(name, -1)).sum())
+        taken = had - int((cells.of[over] == place.get(name, -1)).sum())
+        told[name] = _told(f"quotas.{which}.{name}", "rows", quota, had, taken)
+    chosen.end(over, "over_cap", f"quota_of_{which}")
+    return told
+
+
+def _told(key: str, what: str, wanted: int | float | None, had: int, taken: int) -> dict[str, Any]:
+    """What a choice wanted, met and took; a whole number that there were not enough for is said aloud too."""
+    if isinstance(wanted, int) and had < wanted:
+        print(f"curate.train.{key} wants {wanted} {what}; there are {had}")
+    return {"wanted": wanted, "had": had, "taken": taken}
+
+
+def _known(names: Names, rows: Numbers) -> list[str]:
+    return [names.known[place] for place in np.unique(names.of[rows])]
+
+
+def choose_for_connect(chosen: Choice, params: Params) -> None:
+    """Stage 0's rows."""
+    rows = chosen.of(params.connect.sources)
+    over = draws.beyond(chosen.marks, rows, params.connect.rows)
+    chosen.end(over, "over_cap", "connect_rows")
+    chosen.counts["connect"] = {"wanted": params.connect.rows, "had": len(rows), "taken": len(rows) - len(over)}
+
+
+def choose_for_align(chosen: Choice, params: Params, dose: int) -> None:
+    """Stage 2's rows."""
+    rows = chosen.of(params.align.sources)
+    over = draws.beyond(chosen.marks, rows, dose)
+    chosen.end(over, "not_in_dose", "dose")
+    chosen.counts["align"] = {"wanted": dose, "had": len(rows), "taken": len(rows) - len(over)}
+
+
+def write_chosen(chosen: Choice, params: Params, paths: Sequence[Path], names: Sequence[str], curated: Path) -> None:
+    """Write each selection, a shard for each shard it has rows of, and the ledger of all rows."""
+    on = chosen.state == STATES.index(ledger.ON)
+    selected = {stage: on & chosen.among(sources) for stage, sources in params.sources.items()}
+    selected["held_out"] = chosen.state == STATES.index("held_out")
+    reasons = pa.concat_arrays(chosen.reasons)
+    lines = []
+    with Memo("curate_chosen") as memo:
+        for path, name, rows in _met(chosen.marks, paths, names):
+            told = pq.read_table(path, columns=["source", "row", "id", "task"])
+            states = pa.DictionaryArray.from_arrays(pa.array(chosen.state[rows]), list(STATES)).cast(pa.string())
+            lines.append(_lines(told, states, reasons.take(pa.array(chosen.reason[rows]))))
+            for selection, mask in selected.items():
+                if mask[rows].any():
+                    kept = np.packbits(mask[rows]).tobytes()
+                    found = memo.recall(name, kept) or memo.keep(partial(_write_rows, path, mask[rows]), name, kept)
+                    place(found, curated / selection / path.name)
+    for selection in selected:
+        (curated / selection).mkdir(exist_ok=True)
+    ledger.write_table(curated / "ledger.parquet", pa.concat_tables(lines or [ledger.SCHEMA.empty_table()]))
+
+
+def _met(marks: Marks, paths: Sequence[Path], names: Sequence[str]) -> Iterator[tuple[Path, str, Numbers]]:
+    """Each shard, and the places of its rows among the marks."""
+    places = np.empty(len(marks), dtype=np.int64)
+    places[marks.met] = np.arange(len(marks))
+    first = 0
+    for path, name in zip(paths, names, strict=True):
+        behind = first + pq.read_metadata(path).num_rows
+        yield path, name, places[first:behind]
+        first = behind
+
+
+def _lines(told: pa.Table, states: pa.Array, reasons: pa.Array) -> pa.Table:
+    files = pa.array([""], pa.string()).take(pa.array(np.zeros(len(told), dtype=np.int64)))
+    for name, column in (("state", states), ("reason", reasons), ("file", files)):
+        told = told.append_column(name, column)
+    return told
+
+
+def _write_rows(shard: Path, chosen: NDArray[np.bool_], to: Path) -> None:
+    pq.write_table(pq.read_table(shard, columns=example.SCHEMA.names).filter(pa.array(chosen)), to)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ ALLOWED = validating.Params(min_side=16, max_side=4096, max_answer_words=100, ma
 CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
-    train=curating.Train(sources=["wild"], rows_per_task=3),
+    duplicates=curating.Duplicates(near=False, distance=0),
+    train=curating.Train(sources=["wild"], tasks=None, rows_per_task=3, quotas=curating.Quotas(domains=None, kinds=None)),
     align=curating.Align.model_construct(sources=[]),
     balance=True,
     held_out=0.2,
@@ -50,7 +51,7 @@ def chain(folder, rows, images="images", format="llava"):
         ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"
     )
     validating.validate(ALLOWED, data / "ingest", data / "validate")
-    curating.curate(CHOICE, data / "validate", "1", data / "curate")
+    curating.curate(CHOICE, data / "validate", data / "ingest", "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     learned = [
         ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
@@ -62,8 +63,9 @@ def chain(folder, rows, images="images", format="llava"):
 
 
 @pytest.fixture
-def wild(tmp_path):
+def wild(tmp_path, monkeypatch):
     """A folder source with everything wrong in it that a folder can have, and two good pictures."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_text("secret")
     root = tmp_path / "images"
     root.mkdir()
@@ -108,7 +110,7 @@ HOSTILE = [
     (talk("good.png", "<image> \ud83d"), "unreadable", "not_unicode"),
     (talk(17), "unreadable", "wrong_type"),
     ("a text", "unreadable", "not_an_object"),
-    (talk("good.png"), "duplicate", "same_as"),
+    (talk("good.png"), "duplicate", "exact"),
 ]  # fmt: skip
 
 

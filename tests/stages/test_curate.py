@@ -1,22 +1,45 @@
+import io
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from stages.corpus import example, ledger
+from stages import curate as stage
+from stages.corpus import example, ledger, shards
 from stages.corpus.example import Example, Turn
+from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
-from stages.curate import Align, Connect, Params, Train, content, curate, drawn, held_out_pictures, over_cap, unbalanced
+from stages.curate import Align, Choice, Connect, Duplicates, Params, Quotas, Train, curate
+from stages.running import compute
 
 
-def row(number, *, source="tasks", picture=None, task="colour", kind="short", question="What?", answer="red", templated=False):
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """What is kept between runs lies in the folder the process stands in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def row(number, *, source="tasks", picture=None, task="colour", kind="short", question="What?", answer="red", **more):
     images = (f"picture-{number}",) if picture is None else tuple(picture.split())
     turns = (Turn("user", f"<image>\n{question}"), Turn("assistant", answer))
-    return Example(source, number, str(number), task, "shapes", kind, "human", images, turns, templated)
+    fields = {"domain": "shapes", "templated": False, **more}
+    return Example(source, number, str(number), task, kind=kind, origin="human", images=images, turns=turns, **fields)
 
 
-def params(*, held_out=0.0, balance=True, rows=100, rows_per_task=100, seed=17):
+def params(
+    *, held_out=0.0, balance=True, rows=100, rows_per_task=100, seed=17, tasks=None, domains=None, kinds=None, near=False
+):
     return Params(
         seed=seed,
+        duplicates=Duplicates(near=near, distance=4),
         connect=Connect(sources=["captions"], rows=rows),
-        train=Train(sources=["tasks"], rows_per_task=rows_per_task),
+        train=Train(sources=["tasks"], tasks=tasks, rows_per_task=rows_per_task, quotas=Quotas(domains=domains, kinds=kinds)),
         align=Align(sources=["chats"]),
         balance=balance,
         held_out=held_out,
@@ -26,21 +49,31 @@ def params(*, held_out=0.0, balance=True, rows=100, rows_per_task=100, seed=17):
 FILLERS = [row(10_000, source="captions"), row(20_000, source="chats")]
 
 
-def curated(folder, rows, chosen, dose=100):
-    """The rows of each output, and the ledger, of a run on `rows`."""
+def curated(folder, rows, chosen, dose=100, cut=10**6, pictures=()):
+    """The rows of each output, and what ended, of a run on `rows`, `cut` of them in a shard."""
     (folder / "validated").mkdir(parents=True)
-    example.write(folder / "validated" / "examples" / "00000.parquet", rows)
+    for first in range(0, len(rows), cut):
+        example.write(folder / "validated" / "examples" / shards.name(first // cut), rows[first : first + cut])
     ledger.write(
         folder / "validated" / "ledger.parquet", [Line(one.source, one.row, one.id, one.task, ledger.ON) for one in rows]
     )
-    curate(chosen, folder / "validated", str(dose), folder / "curated")
+    with ImageWriter(folder / "ingested" / "tasks", shard_mib=1) as store:
+        for content in pictures:
+            store.add(content)
+    curate(chosen, folder / "validated", folder / "ingested", str(dose), folder / "curated")
     outs = {name: example.read_all(folder / "curated" / name) for name in ("connect", "train", "align", "held_out")}
     lines = ledger.read(folder / "curated" / "ledger.parquet")
-    # Whatever the run did: every row has one line, and goes on if and only if it is in one selection.
+    # Whatever the run did: every row has one line, and lies where its state says, and nowhere else.
     assert [(line.source, line.row) for line in lines] == sorted((one.source, one.row) for one in rows)
-    selected = [(one.source, one.row) for name in ("connect", "train", "align") for one in outs[name]]
-    assert sorted(selected) == [(line.source, line.row) for line in lines if line.state == ledger.ON]
+    for state, names in ((ledger.ON, ("connect", "train", "align")), ("held_out", ("held_out",))):
+        selected = [(one.source, one.row) for name in names for one in outs[name]]
+        assert sorted(selected) == [(line.source, line.row) for line in lines if line.state == state]
+    assert all(one in rows for name in outs for one in outs[name])
     return outs, {(line.source, line.row): (line.state, line.reason) for line in lines if line.state != ledger.ON}
+
+
+def choices(folder):
+    return json.loads((folder / "curated" / "choices.json").read_text())
 
 
 def test_each_source_feeds_its_stage_and_a_source_nobody_names_is_unused(tmp_path):
@@ -52,20 +85,63 @@ def test_each_source_feeds_its_stage_and_a_source_nobody_names_is_unused(tmp_pat
 def test_of_equal_rows_the_first_is_kept_and_named(tmp_path):
     rows = [row(0, picture="a"), row(1, picture="a"), row(2, picture="a", answer="blue"), row(3, picture="b")]
     _, dropped = curated(tmp_path, [*rows, *FILLERS], params())
-    assert dropped == {("tasks", 1): ("duplicate", "same_as: tasks#0")}
+    assert dropped == {("tasks", 1): ("duplicate", "exact: tasks:0")}
 
 
-def test_bare_input_of_another_task_is_no_duplicate_but_a_whole_question_is():
-    bare = [row(0, picture="a", templated=True), row(1, picture="a", templated=True, task="shape")]
-    assert content(bare[0]) != content(bare[1])
-    whole = [row(0, picture="a"), row(1, picture="a", task="shape")]
-    assert content(whole[0]) == content(whole[1])
+def test_of_equal_rows_in_two_sources_the_one_of_the_earlier_stage_is_kept(tmp_path):
+    rows = [row(5, source=source, picture="a") for source in ("chats", "tasks", "captions")]
+    _, dropped = curated(tmp_path, [*rows, *FILLERS, row(6)], params())
+    assert dropped == {(source, 5): ("duplicate", "exact: captions:5") for source in ("chats", "tasks")}
 
 
-def test_a_row_whose_texts_run_together_alike_is_another_row():
-    assert content(row(0, picture="a", question="Is", answer="itred")) != content(
-        row(0, picture="a", question="Isit", answer="red")
-    )
+def drawing(seed):
+    """A picture that resembles no other: a few large blocks of random colours."""
+    colours = np.frombuffer(random.Random(seed).randbytes(6 * 6 * 3), dtype=np.uint8).reshape(6, 6, 3)
+    return Image.fromarray(colours).resize((96, 96), Image.Resampling.BICUBIC)
+
+
+def saved(image, form="PNG", **more):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **more)
+    return buffer.getvalue()
+
+
+def named(store):
+    """The pictures' names, in the order given."""
+    import hashlib
+
+    return [hashlib.sha256(content).hexdigest() for content in store]
+
+
+def test_a_row_that_reads_alike_behind_a_picture_that_shows_the_same_is_a_near_duplicate(tmp_path):
+    store = [saved(drawing(1)), saved(drawing(1).resize((64, 64))), saved(drawing(1), "JPEG", quality=60), saved(drawing(2))]
+    first, resized, again, other = named(store)
+    rows = [
+        row(0, picture=first, question="Is it red, or 3.5 blue?"),
+        row(1, picture=resized, question="is it  RED or 3.5 blue"),
+        row(2, picture=again, question="Is it red or 35 blue?"),
+        row(3, picture=again, question="Is it red, or 3.5 blue?", answer="Blue."),
+        row(4, picture=again, question="Is it red? Or 3.5 blue?", answer="Red!"),
+        row(5, picture=other, question="Is it red, or 3.5 blue?"),
+        row(6, source="chats", picture=first, question="Is it red; or 3.5 blue?"),
+    ]
+    _, dropped = curated(tmp_path / "near", [*rows, *FILLERS], params(near=True), pictures=store)
+    states = {number: (state, reason.rpartition(" ")[0]) for (_, number), (state, reason) in dropped.items()}
+    assert states == {number: ("duplicate", "near: tasks:0 (distance") for number in (1, 4, 6)}
+    assert dropped["chats", 6][1] == "near: tasks:0 (distance 0)"
+
+    assert curated(tmp_path / "off", [*rows, *FILLERS], params(near=False), pictures=store)[1] == {}
+
+
+def test_pictures_that_show_the_same_lie_on_one_side_of_the_split(tmp_path):
+    store = [saved(image) for number in range(12) for image in (drawing(number), drawing(number).resize((72, 72)))]
+    names = named(store)
+    rows = [row(number, picture=name, question=f"{number}?") for number, name in enumerate(names)]
+    outs, _ = curated(tmp_path, [*rows, *FILLERS], params(near=True, held_out=0.3), pictures=store)
+    held = {one.row // 2 for one in outs["held_out"]}
+    assert 0 < len(held) < 12
+    assert {one.row for one in outs["held_out"]} == {2 * number + k for number in held for k in (0, 1)}
+    assert choices(tmp_path)["pictures"] == {"shown": 26, "held_out": 2 * len(held), "compared": 24}
 
 
 def test_no_picture_is_in_two_splits_whatever_source_its_rows_are_of(tmp_path):
@@ -81,78 +157,6 @@ def test_no_picture_is_in_two_splits_whatever_source_its_rows_are_of(tmp_path):
     assert len(outs["held_out"]) == len(dropped) == 4 * len(held)
 
 
-def test_a_picture_held_out_stays_held_out_when_rows_are_added():
-    few, many = [[row(number) for number in range(count)] for count in (200, 2000)]
-    held_of_few = held_out_pictures(few, ["tasks"], 0.1, 17)
-    held_of_many = held_out_pictures(many, ["tasks"], 0.1, 17)
-    assert held_of_few == held_of_many & {picture for one in few for picture in one.images}
-    assert 140 <= len(held_of_many) <= 260
-    assert held_out_pictures(many, ["tasks"], 0.1, 18) != held_of_many
-    assert held_of_many <= held_out_pictures(many, ["tasks"], 0.2, 17)
-
-
-def test_a_row_of_two_pictures_takes_both_to_the_same_side():
-    chain = [row(number, picture=f"{number} {number + 1}") for number in range(50)]
-    held = held_out_pictures(chain, ["tasks"], 0.05, 17)
-    assert held in (set(), {str(number) for number in range(51)})
-    assert held_out_pictures([row(0, picture="a b")], ["tasks"], 0.0, 17) == set()
-
-
-def test_yes_and_no_are_equally_many_in_every_judgement_task():
-    rows = [
-        row(number, kind="judgement", task=f"task-{number % 2}", answer="Yes" if number % 5 else "No.") for number in range(100)
-    ]
-    dropped = unbalanced(rows, 17)
-    for task in ("task-0", "task-1"):
-        left = [one.turns[1].text for one in rows if one.task == task and (one.source, one.row) not in dropped]
-        assert left.count("Yes") == left.count("No.") == 10
-    assert set(dropped.values()) == {("unbalanced", "more_yes_than_no")}
-    assert unbalanced([row(0, answer="Yes")], 17) == {}
-
-
-def test_the_cap_holds_per_task_and_keeps_the_balance():
-    rows = [row(number, task="many") for number in range(30)]
-    rows += [row(number, kind="judgement", task="asked", answer="Yes" if number % 2 else "No") for number in range(100, 140)]
-    rows += [row(number, task="few") for number in range(200, 205)]
-    dropped = over_cap(rows, params(rows_per_task=11))
-    left = [one for one in rows if (one.source, one.row) not in dropped]
-    assert sum(one.task == "many" for one in left) == 11
-    assert sum(one.task == "few" for one in left) == 5
-    answers = [one.turns[1].text for one in left if one.task == "asked"]
-    assert answers.count("Yes") == answers.count("No") == 5
-    assert set(dropped.values()) == {("over_cap", "rows_per_task")}
-
-
-def mixed(yes, no, short):
-    """Rows of one task; the first is a judgement."""
-    answers = ["Yes"] * yes + ["No"] * no
-    judged = [row(number, kind="judgement", answer=answer) for number, answer in enumerate(answers)]
-    return [*judged, *(row(1000 + number) for number in range(short))]
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_task_that_mixes_kinds_fills_its_cap_with_each_kind_in_its_proportion(turned):
-    rows = mixed(yes=10, no=10, short=180)[:: -1 if turned else 1]
-    left = {}
-    for cap in (19, 40, 41, 80, 120, 199):
-        dropped = over_cap(rows, params(rows_per_task=cap))
-        kept = [one for one in rows if (one.source, one.row) not in dropped]
-        judged = [one.turns[1].text for one in kept if one.kind == "judgement"]
-        assert judged.count("Yes") == judged.count("No"), "short rows are of no side"
-        assert cap - 1 <= len(kept) <= cap
-        assert abs(len(judged) - cap / 10) <= 2
-        left[cap] = {one.row for one in kept}
-    assert left[19] < left[40] <= left[41] < left[80] < left[120] < left[199]
-    assert over_cap(rows, params(rows_per_task=200)) == {}
-
-
-def test_judgements_do_not_drive_the_other_rows_of_their_task_out():
-    rows = mixed(yes=50, no=50, short=100)
-    dropped = over_cap(rows, params(rows_per_task=20))
-    kinds = [one.kind for one in rows if (one.source, one.row) not in dropped]
-    assert (kinds.count("judgement"), kinds.count("short")) == (10, 10)
-
-
 def test_the_stage_itself_applies_balance_and_cap(tmp_path):
     answers = ["Yes"] * 9 + ["No"] * 5
     judged = [
@@ -166,21 +170,98 @@ def test_the_stage_itself_applies_balance_and_cap(tmp_path):
     assert reasons == ["more_yes_than_no"] * 4 + ["rows_per_task"] * (4 + 3)
 
 
-def test_a_smaller_dose_is_a_part_of_a_larger_one_and_keeps_the_mix_of_kinds(tmp_path):
+def test_rows_of_fewer_tasks_are_a_part_of_those_of_more_and_the_test_stays_the_same(tmp_path):
+    rows = [row(number, task=f"task-{number % 8}") for number in range(160)]
+    learned, tested = {}, {}
+    for tasks in (2, 5, None, 9):
+        outs, dropped = curated(tmp_path / str(tasks), [*rows, *FILLERS], params(tasks=tasks, held_out=0.2))
+        learned[tasks] = {one.row for one in outs["train"]}
+        tested[tasks] = outs["held_out"]
+        assert len({one.task for one in outs["train"]}) == min(tasks or 8, 8)
+        ended = {end for end in dropped.values() if end[0] != "held_out"}
+        assert ended == ({("over_cap", f"tasks: not among the {tasks} of 8 that were drawn")} if tasks in (2, 5) else set())
+    assert learned[2] < learned[5] < learned[None] == learned[9]
+    assert tested[2] == tested[5] == tested[None]
+    assert choices(tmp_path / "9")["train"]["tasks"] == {"wanted": 9, "had": 8, "taken": 8}
+
+
+def test_more_tasks_than_there_are_is_said(tmp_path, capsys):
+    curated(tmp_path, [row(0), *FILLERS], params(tasks=2))
+    assert capsys.readouterr().out == "curate.train.tasks wants 2 tasks; there are 1\n"
+
+
+MIXED = [
+    row(number, domain=domain, kind=kind, question=f"{number}?")
+    for number, (domain, kind) in enumerate([("chart", "short")] * 40 + [("chart", "long")] * 20 + [("map", "long")] * 20)
+]
+
+
+def test_quotas_hold_for_domains_and_then_for_kinds(tmp_path, capsys):
+    wanted = params(domains={"chart": 30, "map": 0.5}, kinds={"long": 12, "choice": 3})
+    outs, dropped = curated(tmp_path, [*MIXED, *FILLERS], wanted)
+    assert Counter(one.domain for one in outs["train"]) == {"chart": 20 + 6, "map": 6}
+    assert Counter(one.kind for one in outs["train"]) == {"short": 20, "long": 12}
+    assert Counter(dropped.values()) == {("over_cap", "quota_of_domains"): 40, ("over_cap", "quota_of_kinds"): 8}
+    assert choices(tmp_path)["train"]["quotas"] == {
+        "domains": {
+            "chart": {"wanted": 30, "had": 60, "taken": 30, "left": 26},
+            "map": {"wanted": 0.5, "had": 20, "taken": 10, "left": 6},
+        },
+        "kinds": {
+            "choice": {"wanted": 3, "had": 0, "taken": 0, "left": 0},
+            "long": {"wanted": 12, "had": 20, "taken": 12, "left": 12},
+        },
+    }
+    assert capsys.readouterr().out == "curate.train.quotas.kinds.choice wants 3 rows; there are 0\n"
+
+
+def test_a_smaller_quota_takes_a_part_of_a_larger_one(tmp_path):
+    chosen = {}
+    for quota in (0, 7, 0.3, 25, 1.0):
+        outs, _ = curated(tmp_path / str(quota), [*MIXED, *FILLERS], params(domains={"chart": quota}))
+        chosen[quota] = {one.row for one in outs["train"] if one.domain == "chart"}
+    assert [len(chosen[quota]) for quota in (0, 7, 0.3, 25, 1.0)] == [0, 7, 18, 25, 60]
+    assert chosen[7] < chosen[0.3] < chosen[25]
+
+
+def test_a_quota_of_a_name_that_nobody_has_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"quotas\.domains names 'chat', .* they have 'chart', 'map'"):
+        curated(tmp_path, [*MIXED, *FILLERS], params(domains={"chat": 3, "map": 1}))
+    with pytest.raises(ValueError, match="no such kind of answer: longs; known: judgement, choice"):
+        params(kinds={"longs": 3})
+
+
+def test_what_a_benchmark_or_the_coreset_drops_is_listed_and_in_no_selection(tmp_path, monkeypatch):
+    named = pl.DataFrame(
+        {"source": ["tasks", "chats", "birds"], "row": [3, 20_000, 1], "reason": ["pope: item 7", "mme: item 1", "?"]}
+    )
+    monkeypatch.setattr(stage, "drop_contaminated", lambda chosen: chosen.end_named(named, "contaminated"))
+    monkeypatch.setattr(
+        stage, "drop_outside_coreset", lambda chosen, params: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
+    )
+    rows = [row(number, picture=f"{number % 3}", question=f"{number}?") for number in range(12)]
+    outs, dropped = curated(tmp_path, [*rows, *FILLERS, row(21_000, source="chats")], params(held_out=0.99))
+    assert {key: end for key, end in dropped.items() if end[0] == "contaminated"} == {
+        ("tasks", 3): ("contaminated", "pope: item 7"),
+        ("chats", 20_000): ("contaminated", "mme: item 1"),
+    }
+    assert dropped["tasks", 4] == ("held_out", "picture_held_out"), "it was decided on before the coreset"
+    assert 3 not in {one.row for name in outs for one in outs[name]}
+
+
+def test_a_smaller_dose_is_a_part_of_a_larger_one(tmp_path):
     rows = [
         row(number, source="chats", kind=kind)
         for number, kind in enumerate(["conversation"] * 100 + ["reasoning"] * 50 + ["description"] * 50)
     ]
-    order = drawn(rows, 17)
-    for size in (4, 20, 77, 200):
-        kinds = [one.kind for one in order[:size]]
-        assert abs(kinds.count("conversation") - size / 2) <= 1
-        assert abs(kinds.count("reasoning") - size / 4) <= 1
     outs = {}
     for dose in (20, 60):
         out, dropped = curated(tmp_path / str(dose), [row(999), FILLERS[0], *rows], params(), dose)
         outs[dose] = {one.row for one in out["align"]}
         assert len(outs[dose]) == dose
+        assert Counter(one.kind for one in out["align"]) == {
+            "conversation": dose / 2, "reasoning": dose / 4, "description": dose / 4
+        }  # fmt: skip
         assert set(dropped.values()) == {("not_in_dose", "dose")}
     assert outs[20] < outs[60]
 
@@ -196,14 +277,105 @@ def test_connect_takes_at_most_its_rows_and_fewer_are_a_part_of_more(tmp_path):
     assert chosen[5] < chosen[10]
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path):
-    rows = [row(number, kind="judgement", answer="Yes" if number % 3 else "No") for number in range(60)]
-    for name in ("first", "second"):
-        curated(tmp_path / name, [*rows, *FILLERS], params(held_out=0.2, rows_per_task=10))
-    written = [path for path in (tmp_path / "first" / "curated").rglob("*") if path.is_file()]
-    assert len(written) == 5
-    for path in written:
-        assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes()
+@st.composite
+def tables(draw):
+    """Rows of few pictures, tasks, texts and sources, so that everything that can happen to a row happens."""
+    few = st.integers(0, 3)
+    made = []
+    for number in range(draw(st.integers(1, 40))):
+        judged = draw(st.booleans())
+        made.append(
+            row(
+                number,
+                source=draw(st.sampled_from(["tasks", "tasks", "captions", "chats", "birds"])),
+                picture=" ".join(f"p{draw(st.integers(0, 9))}" for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))),
+                task=f"task-{draw(few)}",
+                kind="judgement" if judged else draw(st.sampled_from(["short", "long"])),
+                domain=f"domain-{draw(few)}",
+                question=f"{draw(few)}?",
+                answer=draw(st.sampled_from(["Yes", "no."])) if judged else "red",
+                templated=draw(st.booleans()),
+            )
+        )
+    return [*made, row(900), *FILLERS]
+
+
+@st.composite
+def wishes(draw):
+    number = st.integers(1, 6)
+    return params(
+        held_out=draw(st.sampled_from([0.0, 0.2, 0.6])),
+        balance=draw(st.booleans()),
+        rows=draw(number),
+        rows_per_task=draw(number),
+        seed=draw(st.integers(0, 3)),
+        tasks=draw(st.none() | number),
+        kinds=draw(st.none() | st.dictionaries(st.sampled_from(["short", "judgement"]), number | st.floats(0, 1))),
+        near=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=tables(), chosen=wishes(), dose=st.integers(1, 5))
+def test_every_row_ends_in_one_state_that_hangs_on_no_shard(tmp_path_factory, rows, chosen, dose):
+    whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
+    outs, dropped = curated(whole, rows, chosen, dose)
+    # `curated` has seen to it that each row has one line and lies where that says.
+    states = Counter(state for state, _ in dropped.values())
+    assert sum(states.values()) + sum(len(outs[name]) for name in ("connect", "train", "align")) == len(rows)
+    held = {picture for one in outs["held_out"] for picture in one.images}
+    assert not held & {picture for name in ("connect", "train", "align") for one in outs[name] for picture in one.images}
+
+    assert curated(cut, rows, chosen, dose, cut=-(-len(rows) // 7)) == (outs, dropped)
+    for name in ("ledger.parquet", "choices.json"):
+        assert (whole / "curated" / name).read_bytes() == (cut / "curated" / name).read_bytes()
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_same_rows_give_the_same_bytes_from_any_number_of_processes_and_from_what_was_kept(tmp_path):
+    rows = [
+        row(number, kind="judgement", answer="Yes" if number % 3 else "No", picture=f"{number // 2}") for number in range(60)
+    ]
+    chosen = params(held_out=0.2, rows_per_task=10)
+    curated(tmp_path / "first", [*rows, *FILLERS], chosen, cut=20)
+    first = files(tmp_path / "first" / "curated")
+    curated(tmp_path / "second", [*rows, *FILLERS], chosen, cut=20)
+    assert files(tmp_path / "second" / "curated") == first
+    (tmp_path / ".work").rename(tmp_path / "forgotten")
+    two, before = compute.Compute(engine="local", address=None, processes=2), compute.used()
+    compute.use(two)
+    try:
+        curated(tmp_path / "third", [*rows, *FILLERS], chosen, cut=20)
+    finally:
+        compute.use(before)
+    assert files(tmp_path / "third" / "curated") == first
+    assert {path.name for path in first} >= {"00000.parquet", "00002.parquet", "ledger.parquet", "choices.json"}
+
+
+def test_only_the_shards_that_are_new_are_looked_at_again(tmp_path, monkeypatch):
+    looked = []
+    look = stage.looking
+    monkeypatch.setattr(
+        stage, "looking", lambda *given: lambda rows: (looked.append(rows["row"].to_pylist()), look(*given)(rows))[1]
+    )
+    rows = [row(number) for number in range(10)]
+    curated(tmp_path / "few", [*FILLERS, *rows], params(), cut=4)
+    assert [len(shard) for shard in looked] == [4, 4, 4]
+    looked.clear()
+    curated(tmp_path / "more", [*FILLERS, *rows, row(10)], params(), cut=4)
+    assert looked == [[10]]
+
+
+def test_no_row_ends_twice(tmp_path):
+    curated(tmp_path, [row(0), *FILLERS], params())
+    marks = stage.read_marks(params(), [], [])
+    assert len(marks) == 0
+    choice = Choice(marks)
+    choice.end(np.zeros(0, dtype=np.int64), "unused", "in_no_stage")
+    assert choice.of(["tasks"]).tolist() == []
 
 
 def test_a_source_that_was_not_ingested_is_an_error_that_lists_those_that_were(tmp_path):
@@ -216,7 +388,17 @@ def test_a_source_in_two_stages_is_an_error():
         Params.model_validate({**params().model_dump(), "align": {"sources": ["tasks"]}})
 
 
-@pytest.mark.parametrize(("section", "value"), [("held_out", 8.0), ("align", {"sources": ["chats"], "dose": 1})])
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("held_out", 8.0),
+        ("align", {"sources": ["chats"], "dose": 1}),
+        ("duplicates", {"near": True, "distance": 40}),
+        ("train", {**params().train.model_dump(), "tasks": 0}),
+        ("train", {**params().train.model_dump(), "quotas": {"domains": {"a": 1.5}, "kinds": None}}),
+        ("train", {**params().train.model_dump(), "quotas": {"domains": {"a": -1}, "kinds": None}}),
+    ],
+)
 def test_a_number_that_makes_no_sense_is_refused(section, value):
     with pytest.raises(ValueError, match=section):
         Params.model_validate({**params().model_dump(), section: value})
