@@ -18,15 +18,24 @@ from stages import curate as curating
 from stages import ingest as ingesting
 from stages import validate as validating
 from stages.corpus import ledger
+from stages.corpus.coreset import Coreset
 from stages.running.section import read_params
 
-SECTION = read_params(Path(__file__).parents[1] / "params.yaml")["validate"]
-ALLOWED = validating.Params.model_validate({**SECTION, "max_side": 4096, "max_answer_words": 100, "max_quarantined": 1.0})
+PARAMS = read_params(Path(__file__).parents[1] / "params.yaml")
+ALLOWED = validating.Params.model_validate(
+    {**PARAMS["validate"], "max_side": 4096, "max_answer_words": 100, "max_quarantined": 1.0}
+)
 CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
     duplicates=curating.Duplicates(near=False, distance=0),
-    train=curating.Train(sources=["wild"], tasks=None, rows_per_task=3, quotas=curating.Quotas(domains=None, kinds=None)),
+    train=curating.Train(
+        sources=["wild"],
+        tasks=None,
+        rows_per_task=3,
+        quotas=curating.Quotas(domains=None, kinds=None),
+        coreset=Coreset.model_validate(PARAMS["curate"]["train"]["coreset"]),
+    ),
     align=curating.Align.model_construct(sources=[]),
     balance=True,
     held_out=0.2,

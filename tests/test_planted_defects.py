@@ -461,7 +461,8 @@ def chain(root: Path, model: Path, data: Path) -> None:
     for source in SOURCES:
         ingesting.ingest(read, source, root / source, data / "ingest" / source)
     allowed = validating.Params.model_validate(section("validate", max_quarantined=1.0))
-    validating.validate(allowed, data / "ingest", data / "validate")
+    (data / "accepted").mkdir()
+    validating.validate(allowed, data / "ingest", data / "accepted", data / "validate")
     learning = [source for source in SOURCES if source not in ("spare", "chats", "fine")]
     # All goes to train, but for what connect and align must name: a source feeds one stage.
     chosen = curating.Params.model_validate(
@@ -473,7 +474,7 @@ def chain(root: Path, model: Path, data: Path) -> None:
             held_out=0.0,
         )
     )
-    curating.curate(chosen, data / "validate", "1000", data / "curate")
+    curating.curate(chosen, data / "validate", data / "ingest", "1000", data / "curate")
     (data / "render").mkdir()
     written = rendering.Params.model_validate(section("render"))
     rendering.render(written, data / "curate", data / "ingest", model, data / "render")

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, Example, Turn
 from stages.corpus.images import stores
-from stages.corpus.instructions import conversation, read_instructions
+from stages.corpus.instructions import Instructions, Suffixes, conversation, read_instructions
 from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest
@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
             FORMS[arguments.form],
             STAGES if arguments.stage == "all" else (arguments.stage,),
             arguments.shard_mib,
-            _seed(arguments.params),
+            *_asking(arguments.params),
         )
     except (ValueError, OSError) as error:
         print(f"\nexport: {error}", file=sys.stderr)
@@ -118,15 +118,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _seed(path: Path) -> int:
-    """Of the draw of instructions, as `render` has it."""
-    seed = read_params(path).get("render", {}).get("seed")
-    if not isinstance(seed, int):
-        raise ValueError(f"{path} has no render.seed; name the params of the run that is to be written with --params")
-    return seed
+def _asking(path: Path) -> tuple[int, Suffixes]:
+    """How `render` asks: the seed of its draws, and its requests for the form of the answer."""
+    section = read_params(path).get("render", {})
+    seed, suffixes = section.get("seed"), section.get("suffixes")
+    if not isinstance(seed, int) or not isinstance(suffixes, dict):
+        raise ValueError(
+            f"{path} has no render.seed or no render.suffixes; name the params of the run that is to be written with --params"
+        )
+    return seed, suffixes
 
 
-def export(data: Path, to: str, form: Form, stages: Sequence[str], shard_mib: int, seed: int) -> dict[str, int]:
+def export(
+    data: Path, to: str, form: Form, stages: Sequence[str], shard_mib: int, seed: int, suffixes: Suffixes
+) -> dict[str, int]:
     """Write the rows that are ready for `stages`, and give how many there are of each stage.
 
     A local folder appears whole or not at all; on another store the manifest comes last. Memory holds some tens of bytes of
@@ -146,7 +151,7 @@ def export(data: Path, to: str, form: Form, stages: Sequence[str], shard_mib: in
             counts[stage] = dict(own.group_by("source").len().sort("source").iter_rows())
             schema = schema_of(form, {source: about.get(source, {}).get("licence") for source in counts[stage]})
             talks = conversations(
-                own, data / "curate" / stage, album, place.scratch, form, lambda row: asked(row, instructions, seed)
+                own, data / "curate" / stage, album, place.scratch, form, lambda row: asked(row, instructions, seed, suffixes)
             )
             with Shards(place, stage, schema, shard_mib * 2**20) as written:
                 for some in progress(talks, f"export {stage}", "group"):
@@ -170,9 +175,9 @@ def ready_rows(data: Path) -> pl.DataFrame:
     return lines.filter(pl.col("state") == "ready").select("source", "row", stage="reason")
 
 
-def asked(row: Example, instructions: dict[tuple[str, str], list[str]], seed: int) -> tuple[Turn, ...]:
+def asked(row: Example, instructions: Instructions, seed: int, suffixes: Suffixes) -> tuple[Turn, ...]:
     """The turns of `row` as the model is asked; that its pictures come first goes without saying."""
-    turns = conversation(row, instructions, seed).turns
+    turns = conversation(row, instructions, seed, suffixes).turns
     marks = IMAGE * len(row.images)
     assert turns[0].text.startswith(marks), f"{row.source}#{row.row}: the pictures do not come first"
     return (Turn(turns[0].role, turns[0].text[len(marks) :]), *turns[1:])

@@ -82,7 +82,7 @@ class Corpus:
         return {(one.source, one.row): conversation(one, instructions, SEED) for one in rows}
 
     def export(self, to, form="messages", stages=("train",), shard_mib=1):
-        return export.export(self.data, str(to), export.FORMS[form], stages, shard_mib, SEED)
+        return export.export(self.data, str(to), export.FORMS[form], stages, shard_mib, SEED, {})
 
 
 @pytest.fixture
