@@ -131,7 +131,8 @@ SIDE, LOW = 32, 8
 """Of the grey picture that is transformed, and of the low frequencies kept of it."""
 COSINES = np.cos(math.pi * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
 ONE = 2.0**17
-"""What 1 is when it is a whole number. Floats add whole numbers exactly, in any order, as long as no sum is over 2^53."""
+"""What 1 is when it is a whole number. Floats add whole numbers exactly, in any order, as long as no sum is over 2^53. Else the
+signs of what rounding leaves of nothing, in a picture of one colour or its own mirror image, would be chance."""
 
 
 def phash(shown: Image.Image) -> int:
@@ -152,13 +153,12 @@ def phash(shown: Image.Image) -> int:
 def _phash_of_small(grey: np.ndarray) -> int:
     """`phash` of a picture in grey, of some hundred pixels a side at most: scaled and transformed in one step."""
     height, width = grey.shape
-    return _signs(_cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T)
+    low = _cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T
+    # What a picture of one colour has of each frequency is nothing, but for what is left of rounding the cosines.
+    return _signs(np.rint(low / (4 * ONE * ONE)))
 
 
 def _signs(low: np.ndarray) -> int:
-    # In a picture of one colour, or one that is its own mirror image, many frequencies are nothing, and the signs of what
-    # rounding leaves of them would be chance; so what differs by less than four grey pixels is equal.
-    low = np.rint(low / (4 * ONE * ONE))
     ordered = np.sort(low, axis=None)
     # Twice the median of an even number: whole still.
     return int.from_bytes(np.packbits(2 * low > ordered[LOW * LOW // 2 - 1] + ordered[LOW * LOW // 2]).tobytes())

@@ -1,6 +1,12 @@
 import hashlib
+import threading
 
-from stages.corpus.images import ImageWriter, read_images, stores
+import pyarrow.parquet as pq
+import pytest
+
+from stages.corpus.decoding import Look
+from stages.corpus.images import AHEAD, BLOCK, ImageWriter, looks_table, read_images, read_looks, stores
+from stages.running.compute import Compute
 
 
 def test_a_picture_lies_once_under_the_hash_of_its_bytes(tmp_path):
@@ -45,3 +51,123 @@ def test_what_a_killed_run_left_is_no_store(tmp_path):
     with ImageWriter(tmp_path / ".text.partial", 1):
         pass
     assert stores(tmp_path) == []
+
+
+class RefusedError(Exception):
+    """Why a name has no picture."""
+
+
+def shelf(pictures):
+    """What reads `pictures` by name."""
+
+    def read(name):
+        if name not in pictures:
+            raise RefusedError(f"no {name}")
+        return pictures[name]
+
+    return read
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_pictures_lie_in_the_order_of_their_names_whichever_is_read_first(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr("stages.corpus.images.used", lambda: Compute(engine="local", address=None, processes=processes))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    pictures = {f"{number}": f"picture {number}".encode() for number in range(40)}
+    later = threading.Event()
+
+    def read(name):
+        if name == f"{BLOCK}":
+            later.set()
+        elif name == "0" and processes > 1:
+            assert later.wait(60), "the second block waits for the first"
+        return pictures[name]
+
+    with ImageWriter(tmp_path, 1) as store:
+        found = store.gather(read, list(pictures), RefusedError)
+    assert found == {name: hashlib.sha256(content).hexdigest() for name, content in pictures.items()}
+    assert [content for _, content in read_images([tmp_path])] == list(pictures.values())
+
+
+def test_a_name_that_is_refused_has_its_reason_and_the_others_their_pictures(tmp_path):
+    with ImageWriter(tmp_path, 1) as store:
+        found = store.gather(shelf({"a": b"cat", "b": b"dog"}), ["a", "gone", "b"], RefusedError)
+    assert list(found) == ["a", "gone", "b"]
+    assert isinstance(found["gone"], RefusedError)
+    assert str(found["gone"]) == "no gone"
+    assert [content for _, content in read_images([tmp_path])] == [b"cat", b"dog"]
+
+
+def test_a_name_that_comes_twice_is_read_once_and_one_picture_of_two_names_stored_once(tmp_path):
+    asked = []
+
+    def read(name):
+        asked.append(name)
+        return b"cat"
+
+    with ImageWriter(tmp_path, 1) as store:
+        found = store.gather(read, ["a", "b", "a"], RefusedError)
+    assert sorted(asked) == ["a", "b"]
+    assert found["a"] == found["b"]
+    assert len(list(read_images([tmp_path]))) == 1
+
+
+def test_any_other_error_ends_the_run(tmp_path):
+    with pytest.raises(ZeroDivisionError), ImageWriter(tmp_path, 1) as store:
+        store.gather(lambda name: b"%d" % (1 // int(name)), ["1", "0", "2"], RefusedError)
+
+
+def test_pictures_that_wait_for_their_turn_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.corpus.images.HELD", 2_000)
+    most = 0
+
+    def read(name):
+        nonlocal most
+        most = max(most, store.held)
+        return name.encode() * 200
+
+    with ImageWriter(tmp_path, 1) as store:
+        store.gather(read, [f"{number:05d}" for number in range(300)], RefusedError)
+        assert store.held == 0
+    assert most <= 2_000 + 2 * BLOCK * AHEAD * 1_000
+
+
+def test_pictures_that_rows_bring_along_lie_in_their_order_too(tmp_path):
+    contents = [f"picture {number % 70}".encode() for number in range(100)]
+    with ImageWriter(tmp_path, 1) as store:
+        digests = store.add_all(contents)
+    assert digests == [hashlib.sha256(content).hexdigest() for content in contents]
+    assert [content for _, content in read_images([tmp_path])] == contents[:70]
+
+
+def test_the_looks_of_all_stores_are_a_row_for_each_picture(tmp_path, png):
+    for name in ("b", "a"):
+        with ImageWriter(tmp_path / name, 1) as store:
+            shown = {colour: store.add(png(colour)) for colour in ("red", "green" if name == "a" else "blue")}
+            broken = store.add(b"no picture")
+    blue = hashlib.sha256(png("blue")).hexdigest()
+    table = looks_table(stores(tmp_path))
+    assert table.schema.names == ["sha256", "width", "height", "whole", "phash"]
+    assert table["sha256"].to_pylist() == [shown["red"], shown["green"], broken, blue]
+    assert table["whole"].to_pylist() == [True, True, False, True]
+    looks = read_looks(stores(tmp_path))
+    assert looks[broken] == Look(False, None, None, None)
+    assert (looks[blue].whole, looks[blue].width) == (True, 24)
+
+
+def test_there_may_be_no_store(tmp_path):
+    assert looks_table([]).num_rows == 0
+    assert read_looks(stores(tmp_path)) == {}
+
+
+def test_of_unwanted_pictures_no_byte_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.corpus.images.ROWS_A_GROUP", 10)
+    contents = [str(number).encode() * 1000 for number in range(100)]
+    with ImageWriter(tmp_path, 1) as store:
+        digests = [store.add(content) for content in contents]
+    groups = []
+    plain = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, at, **more: groups.append(at) or plain(self, at, **more))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("all of it is read"))
+    wanted = {digests[15], digests[11], digests[77]}
+    assert [digest for digest, _ in read_images([tmp_path], wanted)] == [digests[11], digests[15], digests[77]]
+    assert groups == [1, 7]
