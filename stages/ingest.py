@@ -30,7 +30,7 @@ from stages.running.section import Section
 class Hub(Section):
     """A data set of the Hugging Face hub, or of a mirror of it."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*$")]
     """Its name there, OWNER/NAME."""
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     """The commit, 40 hex digits; a branch name could mean other rows tomorrow."""
@@ -46,7 +46,8 @@ class Source(Section):
     format: str
     """The upstream format: a name in `stages/formats/`."""
     folder: str
-    """Where the source lies; nothing outside of it is read, but for the hub's rows."""
+    """Where the source lies; nothing outside of it is read, but for the hub's rows. With `hub` too it must be there: pictures,
+    instructions and exclusions lie in it."""
     annotations: str | None
     """The file of rows, in the folder: `.json` (one list), `.jsonl` (a row a line), `.parquet`, `.arrow`, `.tar` (WebDataset's
     shard), or a folder that `save_to_disk` of `datasets` made; `qa/*.jsonl` is every file it fits. Null with `hub`."""

@@ -4,6 +4,7 @@ They are read as Arrow, a few at a time, so that no picture is decoded on the wa
 No code that came with a data set is run: the library has none that would.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ def read_hub(id: str, revision: str, name: str | None, split: str) -> Iterator[A
     Raises:
         ValueError: the hub cannot be reached, or has no such data set, revision, configuration or split; or it is not readable.
     """
+
+    if Path(id).exists():
+        # The library would take what lies here, and no commit is pinned of that.
+        raise ValueError(
+            f"{id!r} is to come from the hub, but {Path(id).absolute()} is there too; run elsewhere, or rename that"
+        )
 
     def opened() -> Any:
         from datasets import load_dataset
@@ -48,6 +55,10 @@ def read_saved(path: Path) -> Iterator[Any]:
             f"{path.name}/*.json (params.yaml, ingest.sources)"
         )
 
+    for name in _files(path):
+        if not (path / name).resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{path} names {name!r} as its file of rows, which leads out of it; save it anew")
+
     def opened() -> Any:
         from datasets import load_from_disk
 
@@ -73,6 +84,14 @@ def read_arrow(path: Path) -> Iterator[Any]:
                 yield from _few(batch)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no whole Arrow file: {error}; copy or download it again") from error
+
+
+def _files(path: Path) -> list[str]:
+    """The files of rows of a saved folder, as it names them itself."""
+    try:
+        return [str(one["filename"]) for one in json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / 'state.json'} does not say which files have the rows; copy or save it again") from error
 
 
 def _rows(opened: Callable[[], Any], what: str, hint: str) -> Iterator[Any]:

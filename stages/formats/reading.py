@@ -68,6 +68,7 @@ class Reader:
         if not text:
             yield from self.blocks_of(read_rows(path), file)
             return
+        size = path.stat().st_size
         start: dict[str, int] | None = None
         reading: tuple[Any, Iterator[Any]] | None = None
         while True:
@@ -85,7 +86,7 @@ class Reader:
                 made = self._next_block(entries, file)
                 end = opened.place() if made.whole else None
                 block = made.block()
-                if not block.brought:
+                if not block.brought and path.stat().st_size == size:
                     _keep(memo, block.rows, path, file, start, end)
                 yield block
             if end is None:

@@ -360,6 +360,12 @@ def test_a_revision_of_the_hub_that_may_move_is_refused(revision):
         hub(revision=revision)
 
 
+@pytest.mark.parametrize("id", ["theirs", "../theirs", "/etc/passwd", "https://them.example/theirs", "a/b/c", ""])
+def test_a_data_set_of_the_hub_has_an_owner_and_a_name_and_is_no_path(id):
+    with pytest.raises(ValueError, match="id"):
+        hub(id=id)
+
+
 @pytest.mark.parametrize("change", [{"annotations": None}, {"hub": hub()}])
 def test_rows_come_from_one_place(change):
     with pytest.raises(ValueError, match="rows come from annotations or from hub: give one of them, and null for the other"):

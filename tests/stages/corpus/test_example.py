@@ -1,3 +1,4 @@
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ examples = st.builds(
     source=texts, row=st.integers(0, 2**60), id=texts, task=texts, domain=texts, kind=texts, origin=texts,
     images=st.lists(texts, max_size=3).map(tuple),
     turns=st.lists(st.builds(Turn, role=texts, text=texts), max_size=4).map(tuple),
-    templated=st.booleans(),
+    templated=st.booleans(), language=texts,
 )  # fmt: skip
 
 
@@ -23,3 +24,12 @@ def test_examples_come_back_as_they_were_written(tmp_path_factory, rows):
     once = path.read_bytes()
     example.write(path, rows)
     assert path.read_bytes() == once
+
+
+def test_of_how_a_table_was_put_together_its_file_shows_nothing(tmp_path):
+    turns = (Turn("user", "What is it? " * 8), Turn("assistant", "A square."))
+    rows = [Example("s", number, str(number), "t", "d", "short", "human", (), turns, False) for number in range(10_000)]
+    table = example.table_of(rows)
+    example.write_table(tmp_path / "whole.parquet", table)
+    example.write_table(tmp_path / "parts.parquet", pa.concat_tables([table.slice(at, 7) for at in range(0, len(table), 7)]))
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

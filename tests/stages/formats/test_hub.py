@@ -82,3 +82,25 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(ValueError, match=r"cannot be read: ConnectionError: Couldn't reach .*; look whether the network"):
         list(read_hub("them/theirs", PINNED, None, "train"))
+
+
+def test_a_saved_folder_whose_rows_lie_elsewhere_is_not_followed(tmp_path, dataset):
+    dataset.save_to_disk(tmp_path / "saved")
+    (data,) = (tmp_path / "saved").glob("*.arrow")
+    data.rename(tmp_path / "outside.arrow")
+    data.symlink_to(tmp_path / "outside.arrow")
+    with pytest.raises(ValueError, match=r"saved names 'data-.*' as its file of rows, which leads out of it"):
+        list(read_rows(tmp_path / "saved"))
+    (tmp_path / "saved" / "state.json").write_text('{"_data_files": [{"filename": "../outside.arrow"}]}')
+    with pytest.raises(ValueError, match="which leads out of it"):
+        list(read_rows(tmp_path / "saved"))
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not say which files have the rows"):
+        list(read_rows(tmp_path / "saved"))
+
+
+def test_a_folder_that_is_called_like_the_hubs_data_set_is_not_read_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "them" / "theirs").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"'them/theirs' is to come from the hub, but .* is there too"):
+        list(read_hub("them/theirs", PINNED, None, "train"))
