@@ -4,41 +4,38 @@ The contract is a Great Expectations suite over one table of numbers: a line per
 and of its pictures. An empty cell means that an expectation has nothing to say about a row. A second suite judges a table with
 a line per task; and against the last accepted corpus it is told how far this one has drifted, which is only a warning.
 
-Rows are judged a shard at a time, by several processes, and a shard that an earlier run judged is not judged again.
+How rows are judged, a shard at a time: stages/corpus/judging.py.
 """
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import great_expectations.expectations as gxe
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from great_expectations.expectations.expectation import Expectation
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stages.corpus import example, ledger, shards
+from stages.corpus import example, ledger
 from stages.corpus.decoding import MAX_SIDE
 from stages.corpus.drift import Drift, drift, read_accepted
 from stages.corpus.example import IMAGE, Example
-from stages.corpus.facts import UNDECLARED, declared, facts_of_pictures, facts_of_texts, hashed, refused, repeated
-from stages.corpus.suite import Findings, as_result, merged, run_suite
-from stages.corpus.tally import summary, tally, tasks, together
-from stages.pages.contract import EXAMPLES_SHOWN, Clause, Told, write_contract
+from stages.corpus.facts import UNDECLARED
+from stages.corpus.judging import Judged, Rules, Source, Verdict, judge, read_source, weigh, write_quarantine
+from stages.corpus.suite import Findings, as_result, run_suite
+from stages.corpus.tally import summary, tasks
+from stages.pages.contract import Clause, Told, write_contract
 from stages.pages.data_docs import write_data_docs
 from stages.running import command
 from stages.running.command import WORK, Out
-from stages.running.memo import Memo, digest, place
-from stages.running.progress import progress
+from stages.running.memo import Memo, place
 from stages.running.section import Section
-from stages.running.workers import mapped
 
 OF_ROWS = (
     "licence_allowed", "language_allowed", "task_is_named", "kind_is_known", "origin_is_known", "roles_are_known",
@@ -176,9 +173,10 @@ def validate(params: Params, ingested: Path, accepted: Path, validated: Out) -> 
     sources = [read_source(path.parent) for path in sorted(ingested.glob("[!.]*/examples"))]
     if not any(source.rows for source in sources):
         raise ValueError(f"no source in {ingested} has a row that could be read; its ledger.parquet says why of each")
+    rules = rules_of(params)
     with Memo("validate", params.model_dump(exclude={"tasks", "drift", "max_quarantined"})) as memo:
-        judged = list(judge(params, sources, memo))
-        verdict = weigh(params, sources, judged)
+        judged = list(judge(rules, sources, memo))
+        verdict = weigh(rules, sources, judged)
         now = summary(verdict.counts, {source.name: source.about for source in sources})
         of_tasks = hold_tasks(params, verdict)
         told = Told(
@@ -224,6 +222,19 @@ def validate(params: Params, ingested: Path, accepted: Path, validated: Out) -> 
                 f"validate: {figure.name} is {figure.divergence:.4f} bits from {told.accepted}, over {figure.limit}",
                 file=sys.stderr,
             )
+
+
+def rules_of(params: Params) -> Rules:
+    """What `judging` takes of the contract and the params."""
+    suite = contract(params)
+    assert tuple(suite) == OF_ROWS, "an expectation has no name in OF_ROWS"
+    return Rules(
+        suite=suite,
+        ends=tuple(name for name in suite if params.severity[name] != "warn"),
+        placeholders=tuple(params.placeholders),
+        licences=None if params.licences is None else tuple(params.licences),
+        languages=None if params.languages is None else tuple(params.languages),
+    )
 
 
 def contract(params: Params) -> dict[str, Expectation]:
@@ -321,267 +332,6 @@ def _within(column: str, span: Span, description: str) -> Expectation:
 
 def _listed(allowed: Sequence[str] | None) -> str:
     return "any" if allowed is None else ", ".join(allowed) or "none"
-
-
-# What came in
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source, as `ingest` left it."""
-
-    name: str
-    folder: Path
-    shards: list[Path]
-    rows: int
-    """Rows that could be read."""
-    about: dict[str, str]
-    """Its `licence` and `language`, empty where it declares none."""
-    unreadable: Counter[str]
-    """Rows that could not be read, by the name of the reason."""
-
-
-def read_source(folder: Path) -> Source:
-    """What lies in a source's folder below data/ingest."""
-    paths = shards.of(folder / "examples")
-    said = folder / "source.json"
-    about = json.loads(said.read_text(encoding="utf-8")) if said.is_file() else {}
-    unreadable: Counter[str] = Counter()
-    if (folder / "ledger.parquet").is_file():
-        ended = pq.read_table(folder / "ledger.parquet", columns=["reason"], filters=[("state", "=", "unreadable")])
-        unreadable.update(ledger.reason_name(reason) for reason in ended["reason"].to_pylist())
-    return Source(
-        name=folder.name,
-        folder=folder,
-        shards=paths,
-        rows=shards.rows(folder / "examples"),
-        about={name: declared(about, name) for name in ("licence", "language")},
-        unreadable=unreadable,
-    )
-
-
-def surroundings(params: Params, source: Source) -> list[pl.DataFrame]:
-    """What a row's own text does not say, a table a shard: its pictures, its licence and language, whether its id was there.
-
-    Only narrow columns are read, and never a picture's bytes.
-    """
-    looks = _looks(source.folder)
-    tables, ids = [], []
-    for path in source.shards:
-        has_language = "language" in pq.read_schema(path).names
-        rows = pq.read_table(path, columns=["id", "images", *(["language"] if has_language else [])])
-        own = pl.Series(rows["language"]) if has_language else pl.Series([""]).new_from_index(0, len(rows))
-        language = pl.select(pl.when(own.fill_null("") == "").then(pl.lit(source.about["language"])).otherwise(own)).to_series()
-        licence = pl.Series([source.about["licence"]]).new_from_index(0, len(rows))
-        tables.append(
-            facts_of_pictures(rows["images"], looks).with_columns(
-                refused_licence=refused(licence, params.licences), refused_language=refused(language, params.languages)
-            )
-        )
-        ids.append(hashed(rows["id"]))
-    return [table.with_columns(repeated_id=again) for table, again in zip(tables, repeated(ids), strict=True)]
-
-
-def _looks(folder: Path) -> pl.DataFrame:
-    """What is known of a source's pictures, without their bytes."""
-    columns = ["sha256", "width", "height", "whole"]
-    parts = [pl.DataFrame(pq.read_table(shard, columns=columns)) for shard in shards.of(folder / "images")]
-    empty = pl.DataFrame(schema={"sha256": pl.String, "width": pl.Int32, "height": pl.Int32, "whole": pl.Boolean})
-    return pl.concat([empty, *parts]).unique("sha256", keep="first")
-
-
-# One shard
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What became of a shard: files that are kept from run to run."""
-
-    source: str
-    name: str
-    """The shard's file, among those of all sources."""
-    path: Path
-    """Where its rows came from."""
-    examples: Path
-    """The rows that go on."""
-    quarantined: Path
-    """The others, as `quarantine.parquet` has them."""
-    verdict: Path
-    """A line per row, in the rows' order: `Judge`."""
-
-
-class Written(NamedTuple):
-    """The files of `Judged`, as bytes."""
-
-    examples: bytes
-    quarantined: bytes
-    verdict: bytes
-
-
-FEW = 5
-"""Shards that are judged in the time that another process takes to start."""
-FINDINGS = b"great_expectations"
-
-
-class Judge:
-    """Holds one shard after another to the contract."""
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        self.suite = contract(params)
-        self.quarantines = [name for name in OF_ROWS if params.severity[name] != "warn"]
-        assert tuple(self.suite) == OF_ROWS, "an expectation has no name in OF_ROWS"
-
-    def __call__(self, piece: tuple[bytes, pa.Table]) -> Written:
-        """The shard's files, from its Parquet file and its `surroundings`.
-
-        The verdict has what names a row, what `tally` counts, and `broken`: bit k for the k-th expectation of `OF_ROWS`.
-        """
-        content, around = piece
-        rows = pq.read_table(pa.BufferReader(content))
-        facts = pl.concat([facts_of_texts(rows, self.params.placeholders), pl.DataFrame(around)], how="horizontal")
-        columns = [expectation.configuration.kwargs["column"] for expectation in self.suite.values()]
-        findings, broken = run_suite(self.suite, facts.select(columns).to_pandas())
-        bits = np.zeros(len(rows), np.uint64)
-        for number, name in enumerate(OF_ROWS):
-            bits[broken[name]] |= np.uint64(1 << number)
-        out = (bits & _mask(self.quarantines)) != 0
-        verdict = pl.DataFrame(rows.select(["source", "row", "id", "task", "kind"])).with_columns(
-            facts.select("answer_words", "words", "says_yes", "longest_side"), broken=pl.Series(bits)
-        )
-        return Written(
-            _parquet(rows.select(example.SCHEMA.names).filter(pa.array(~out))),
-            _parquet(self._quarantine(rows.select(example.SCHEMA.names).filter(pa.array(out)), bits[out])),
-            _parquet(verdict.to_arrow().replace_schema_metadata({FINDINGS: json.dumps(findings)})),
-        )
-
-    def _quarantine(self, rows: pa.Table, bits: np.ndarray) -> pa.Table:
-        """Rows that go no further, with the first expectation for which (`expectation`) and all that each breaks (`broken`)."""
-        names = [[name for number, name in enumerate(OF_ROWS) if int(one) >> number & 1] for one in bits]
-        firsts = [next(name for name in broken if name in self.quarantines) for broken in names]
-        return rows.append_column("expectation", pa.array(firsts, pa.string())).append_column(
-            "broken", pa.array(names, pa.list_(pa.string()))
-        )
-
-
-def judge(params: Params, sources: Sequence[Source], memo: Memo) -> Iterator[Judged]:
-    """Every shard of every source, judged now or in an earlier run; several at once, and one held at a time."""
-    pieces: dict[tuple[str, str], tuple[Path, pa.Table]] = {}
-    kept: list[tuple[Source, Path, tuple[str, str]]] = []
-    for source in sources:
-        for path, around in zip(source.shards, surroundings(params, source), strict=True):
-            key = digest(path), _digest_of(around)
-            kept.append((source, path, key))
-            if any(memo.recall(key, name) is None for name in Written._fields):
-                pieces[key] = path, around.to_arrow()
-    work = ((path.read_bytes(), around) for path, around in pieces.values())
-    # Of few shards this process alone judges all, before others have imported their libraries.
-    new = mapped(Judge, (params,), work, processes=1 if len(pieces) <= FEW else None)
-    for key, written in zip(pieces, progress(new, "validate", "shard", len(pieces)), strict=True):
-        for name, content in written._asdict().items():
-            memo.keep(partial(_write, content), key, name)
-    for source, path, key in kept:
-        found = {name: memo.recall(key, name) for name in Written._fields}
-        files = {name: path for name, path in found.items() if path is not None}
-        assert len(files) == len(found), f"what was kept of {path} is gone: another run removed it"
-        yield Judged(source.name, shards.name(int(path.stem), source.name), path, **files)
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
-def _digest_of(around: pl.DataFrame) -> str:
-    return digest(*(column.fill_null(-1).to_numpy().tobytes() for column in around.iter_columns()))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def _mask(names: Sequence[str]) -> np.uint64:
-    return np.uint64(sum(1 << OF_ROWS.index(name) for name in names))
-
-
-# All of them
-
-
-@dataclass
-class Verdict:
-    """What was found of all rows."""
-
-    lines: pa.Table
-    """The ledger."""
-    warnings: pl.DataFrame
-    """A line per row that goes on and expectation it breaks: source, row, id, task, expectation."""
-    counts: pl.DataFrame
-    """The rows that go on, counted (`tally`)."""
-    findings: Findings
-    """What Great Expectations found."""
-    broken: dict[str, Counter[str]] = field(default_factory=dict)
-    """Expectation → source → rows that break it."""
-    blamed: dict[str, Counter[str]] = field(default_factory=dict)
-    """Source → expectation → rows that are quarantined under it."""
-    first: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Expectation → the first rows that break it, by the number of their shard and their place in it."""
-
-    @property
-    def quarantined(self) -> int:
-        """Rows that go no further."""
-        return sum(blamed.total() for blamed in self.blamed.values())
-
-
-def weigh(params: Params, sources: Sequence[Source], judged: Sequence[Judged]) -> Verdict:
-    """The verdicts on all shards as one."""
-    ends = [name for name in OF_ROWS if params.severity[name] != "warn"]
-    warns = [name for name in OF_ROWS if params.severity[name] == "warn"]
-    lines, warnings, counts, findings = [], [], [], []
-    broken: dict[str, Counter[str]] = {name: Counter() for name in OF_ROWS}
-    blamed: dict[str, Counter[str]] = {source.name: Counter() for source in sources}
-    first: dict[str, list[tuple[int, int]]] = {name: [] for name in OF_ROWS}
-    for number, one in enumerate(judged):
-        table = pq.read_table(one.verdict)
-        findings.append(json.loads(table.schema.metadata[FINDINGS]))
-        rows = pl.DataFrame(table)
-        reason = pl.coalesce(*(pl.when(_breaks(name)).then(pl.lit(name)) for name in ends), pl.lit(""))
-        rows = rows.with_columns(reason=reason, place=pl.int_range(pl.len()))
-        lines.append(
-            rows.select(
-                "source",
-                "row",
-                "id",
-                "task",
-                "reason",
-                state=pl.when(pl.col("reason") == "").then(pl.lit(ledger.ON)).otherwise(pl.lit("quarantined")),
-                file=pl.lit(""),
-            )
-        )
-        blamed[one.source].update(dict(rows.filter(pl.col("reason") != "")["reason"].value_counts(sort=True).iter_rows()))
-        goes_on = rows.filter(pl.col("reason") == "")
-        counts.append(tally(goes_on))
-        for name in warns:
-            warnings.append(goes_on.filter(_breaks(name)).select("source", "row", "id", "task", expectation=pl.lit(name)))
-        for name in OF_ROWS:
-            places = rows.filter(_breaks(name))["place"]
-            if len(places):
-                broken[name][one.source] += len(places)
-                first[name] += [(number, place) for place in places.head(EXAMPLES_SHOWN - len(first[name]))]
-    schema = {"source": pl.String, "row": pl.Int64, "id": pl.String, "task": pl.String, "expectation": pl.String}
-    return Verdict(
-        lines=pl.concat(lines).to_arrow(),
-        warnings=pl.concat([pl.DataFrame(schema=schema), *warnings]).sort("source", "row", maintain_order=True),
-        counts=together(counts),
-        findings=merged(findings),
-        broken=broken,
-        blamed=blamed,
-        first=first,
-    )
-
-
-def _breaks(name: str) -> pl.Expr:
-    return (pl.col("broken") & pl.lit(1 << OF_ROWS.index(name), pl.UInt64)) != 0
 
 
 @dataclass(frozen=True)
@@ -707,17 +457,6 @@ def about_sources(sources: Sequence[Source], verdict: Verdict) -> list[dict[str,
         }
         for source in sources
     ]
-
-
-def write_quarantine(path: Path, judged: Sequence[Judged]) -> None:
-    """All rows that go no further, a shard after the other."""
-    tables = (pq.read_table(one.quarantined) for one in judged)
-    first = next(tables)
-    with pq.ParquetWriter(path, first.schema) as file:
-        file.write_table(first)
-        for table in tables:
-            if len(table):
-                file.write_table(table)
 
 
 def _figures(drifts: Sequence[Drift] | None) -> dict[str, float] | None:

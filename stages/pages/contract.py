@@ -25,8 +25,6 @@ LONGEST_LABEL = 80
 """Characters shown of a name that comes from data."""
 LONGEST_REASON = 4000
 """Characters shown of a reason to stop, which may name every expectation."""
-EXAMPLES_SHOWN = 3
-"""Rows shown of each broken expectation."""
 TURNS_SHOWN = 6
 """Turns shown of a row."""
 PICTURES_SHOWN = 4

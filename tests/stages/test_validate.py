@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from stages import validate as validating
-from stages.corpus import example, ledger
+from stages.corpus import example, judging, ledger
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.running import compute
@@ -264,7 +263,7 @@ def test_the_same_bytes_come_from_two_processes(tmp_path, monkeypatch):
     rows = [row(0), row(1, kind="limerick"), row(0, source="b"), row(1, images=(CUT,), source="c")]
     validated(tmp_path / "one", rows)
     monkeypatch.chdir(tmp_path / "one")  # where nothing was kept
-    monkeypatch.setattr(validating, "FEW", 0)
+    monkeypatch.setattr(judging, "FEW", 0)
     monkeypatch.setattr(compute, "_used", compute.Compute(engine="local", address=None, processes=2))
     validated(tmp_path / "two", rows)
     for path in sorted((tmp_path / "one" / "validate").rglob("*.*")):
@@ -382,8 +381,8 @@ def test_a_corpus_is_compared_with_the_accepted_one(tmp_path, capsys):
 
 def test_only_what_is_new_is_judged_again(tmp_path, monkeypatch):
     judged = []
-    work = validating.Judge.__call__
-    monkeypatch.setattr(validating.Judge, "__call__", lambda self, piece: judged.append(1) or work(self, piece))
+    work = judging.Judge.__call__
+    monkeypatch.setattr(judging.Judge, "__call__", lambda self, piece: judged.append(1) or work(self, piece))
     rows = [row(0), row(1, kind="limerick"), row(0, source="b")]
     assert validated(tmp_path, rows) == ["", "kind_is_known", ""]
     ingest, out = tmp_path / "ingest", tmp_path / "validate"
