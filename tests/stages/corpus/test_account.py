@@ -74,8 +74,8 @@ FUNNEL = """\
 5 rows; so far ingest, validate, curate, render, train, align have run
 not run yet: connect
 
-                                     un-   quaran-       not
-source                    rows  readable     tined    chosen   trained
+                                     not   quaran-       not
+source                    rows      read     tined    chosen   trained
 cats                         5         1         1         1         2
 all                          5         1         1         1         2
                        100.0 %    20.0 %    20.0 %    20.0 %    40.0 %
@@ -99,7 +99,7 @@ def test_the_funnel_is_told_by_source_and_by_reason(data, ask):
 def test_rows_are_counted_by_task_or_file_too(data, ask, by, name):
     _, said, _ = ask(data, "--by", by)
     assert [line.split() for line in said.splitlines()[4:6]] == [
-        [by, "rows", "readable", "tined", "chosen", "trained"],
+        [by, "rows", "read", "tined", "chosen", "trained"],
         [name, "5", "1", "1", "1", "2"],
     ]
     counts = json.loads(ask(data, "--by", by, "--json")[1])[f"by_{by}"]
