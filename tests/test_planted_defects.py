@@ -331,18 +331,6 @@ KINDS = [
     Kind("sample whose row is cut off", "shard", lambda at, n: sample(at, n, row="{"), "unreadable", "not_json"),
 ]  # fmt: skip
 
-AWAITED = [
-    # Planted once the contract has the expectation.
-    Kind("message is empty, of LLaVA", "llava", lambda at, n: llava(at, n, answer="The message is empty."),
-         "quarantined", "answers_say_something"),
-    Kind("1 MB in one word", "llava", lambda at, n: llava(at, n, answer="x" * 2**20 + "{}"),
-         "quarantined", "answers_within_characters", 3),
-    Kind("a question of 1 MB", "llava", lambda at, n: llava(at, n, ask="<image>\n" + "x" * 2**20 + "{}"),
-         "quarantined", "questions_within_characters", 3),
-]  # fmt: skip
-KNOWN = validating.contract(validating.Params.model_validate(PARAMS["validate"]))
-KINDS += [kind for kind in AWAITED if kind.reason in KNOWN]
-
 
 def linked(place: Place, n: str, to: str) -> str:
     (place.root / f"{n}.link").symlink_to(to)

@@ -37,8 +37,8 @@ LOST_AT = {
 }
 WAYS = {state: OWN_WAY.get(state) or LOST_AT[stage] for state, stage in STATES.items()} | {ON: ("on their", "way")}
 """State → the column, named in two lines, in which it is counted: what one stage ended is counted together."""
-TWIN = re.compile(r"([\w-]+)#(\d+)")
-"""How a reason names another row: `same_as: tasks#17`."""
+TWIN = re.compile(r"([\w-]+)[:#](\d+)")
+"""How a reason names another row: `exact: tasks:17`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
