@@ -9,8 +9,10 @@ them does a count say that a row is gone. Here the sum of the states is the numb
 """
 
 import base64
+import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import json
 import random
@@ -272,12 +274,18 @@ KINDS = [
     Kind("half a surrogate pair", "llava", lambda at, n: llava(at, n, answer="A \ud83d {}."), "unreadable", "not_unicode"),
     Kind("1 MB answer", "llava", lambda at, n: llava(at, n, answer="word " * 200_000 + "{}"),
          "quarantined", "answers_not_too_long", 3),
-    Kind("1 MB in one word", "llava", lambda at, n: llava(at, n, answer="x" * 2**20 + "{}"), "too_long", "max_tokens", 1),
+    Kind("1 MB in one word", "llava", lambda at, n: llava(at, n, answer="x" * 2**20 + "{}"),
+         "quarantined", "answers_within_characters", 3),
+    Kind("a question of 1 MB", "llava", lambda at, n: llava(at, n, ask="<image>\n" + "x" * 2**20 + "{}"),
+         "quarantined", "questions_within_characters", 3),
+    Kind("message is empty", "llava", lambda at, n: llava(at, n, answer="The message is empty."),
+         "quarantined", "answers_say_something"),
+    Kind("excluded by its id", "llava", lambda at, n: llava(at, n) | {"id": "unwanted"}, "excluded", "excluded_by_source"),
     Kind("neither yes nor no", "llava", lambda at, n: llava(at, n, type="judgement"), "quarantined", "judgement_is_yes_or_no"),
     Kind("box outside the image", "llava", lambda at, n: llava(at, n, answer="{} [0.1, 0.2, 1.3, 0.4]", type="referring"),
          "quarantined", "boxes_within_picture"),
     Kind("longer than the model reads", "llava", lambda at, n: llava(at, n, answer=words(n, 600)), "too_long", "max_tokens", 5),
-    Kind("said before", "llava", lambda at, n: repeated(at), "duplicate", "same_as"),
+    Kind("said before", "llava", lambda at, n: repeated(at), "duplicate", "exact"),
     Kind("of no stage", "spare", llava, "unused", "in_no_stage"),
     # Pictures in a zip, rows as Vision-Flan's
     Kind("good, of a zip", "flan", flan, *FINE),
@@ -298,7 +306,7 @@ KINDS = [
     Kind("no task", "flan", lambda at, n: flan(at, n, task_name=None), "unreadable", "missing_field"),
     # SVIT's raw form
     Kind("good, of SVIT", "svit", svit, *FINE),
-    Kind("message is empty", "svit", lambda at, n: svit(at, n, "Message is empty."), "unreadable", "message_is_empty"),
+    Kind("message is empty, of SVIT", "svit", lambda at, n: svit(at, n, "Message is empty."), "unreadable", "message_is_empty"),
     Kind("box outside, marked", "svit", lambda at, n: svit(at, n, "<st>{}<ed> [0.1, 0.2, 1.3, 0.4]"),
          "unreadable", "box_outside_image"),
     Kind("unparsable box", "svit", lambda at, n: svit(at, n, "<st>{}<ed> [0.1, 0.2, here]"), "unreadable", "unparsable_box"),
@@ -306,7 +314,9 @@ KINDS = [
     Kind("no picture's id", "svit", lambda at, n: svit(at, n, image_id=None), "unreadable", "missing_field"),
     # MMInstruct's lines
     Kind("good, of MMInstruct", "mminstruct", lambda at, n: llava(at, n), *FINE),
-    Kind("a line cut off", "mminstruct", lambda at, n: json.dumps(llava(at, n))[:-9], "unreadable", "not_json"),
+    Kind("a line cut off", "mminstruct", lambda at, n: json.dumps(llava(at, n)).encode()[:-9], "unreadable", "not_json"),
+    Kind("a line of Latin-1", "mminstruct", lambda at, n: f'{{"id": "caf\u00e9 {n}"}}'.encode("latin-1"),
+         "unreadable", "not_unicode"),
     # Chats
     Kind("good, of chats", "chats", chat, *FINE),
     Kind("system prompt", "chats", lambda at, n: chat(at, n, before=[{"role": "system", "content": f"Be {words(n)}."}]),
@@ -378,12 +388,13 @@ def write_folder(place: Place, rows: Sequence[Any]) -> None:
     for name, content in place.members.items():
         (place.root / name).write_bytes(content)
     (place.folder / "rows.json").write_text(json.dumps(rows))
+    (place.folder / "exclude.txt").write_text("unwanted\n")
 
 
 def write_lines(place: Place, rows: Sequence[Any]) -> None:
     write_folder(place, [])
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    (place.folder / "rows.jsonl").write_text("\n".join(lines))
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    (place.folder / "rows.jsonl").write_bytes(b"\n".join(lines))
 
 
 def write_zip(place: Place, rows: Sequence[Any]) -> None:
@@ -451,18 +462,41 @@ def section(stage: str, **changes: Any) -> dict[str, Any]:
     return {**PARAMS[stage], **changes}
 
 
-def chain(root: Path, model: Path, data: Path) -> None:
-    """All of the data half."""
+def chain(root: Path, model: Path, name: str) -> None:
+    """All of the data half, below `root / name`; what it keeps for later runs lies apart, so that no run knows another."""
+    work = root / f"work of {name}"
+    work.mkdir()
+    with contextlib.chdir(work):
+        _chain(root, model, root / name)
+
+
+def _chain(root: Path, model: Path, data: Path) -> None:
     about = PARAMS["ingest"]["sources"]["chats"]
-    named = {source: {**about, **form._asdict(), "folder": "unused", "instructions": None} for source, form in SOURCES.items()}
-    for one in named.values():
-        del one["write"]
-    read = ingesting.Params.model_validate(section("ingest", sources=named, shard_rows=100, shard_mib=1))
+    named = {
+        source: {
+            **about,
+            "format": form.format,
+            "folder": "unused",
+            "annotations": form.annotations,
+            "images": form.images,
+            "exclude": "exclude.txt" if source == "llava" else None,
+        }
+        for source, form in SOURCES.items()
+    }
+    read = ingesting.Params.model_validate(section("ingest", sources=named, shard_mib=1))
+    (root / "accepted").mkdir(exist_ok=True)
+    places = {
+        "ingested": data / "ingest",
+        "accepted": root / "accepted",
+        "validated": data / "validate",
+        "dose": "1000",
+        "curated": data / "curate",
+        "model": model,
+        "rendered": data / "render",
+    }
     for source in SOURCES:
         ingesting.ingest(read, source, root / source, data / "ingest" / source)
-    allowed = validating.Params.model_validate(section("validate", max_quarantined=1.0))
-    (data / "accepted").mkdir()
-    validating.validate(allowed, data / "ingest", data / "accepted", data / "validate")
+    run(validating.validate, validating.Params.model_validate(section("validate", max_quarantined=1.0)), places)
     learning = [source for source in SOURCES if source not in ("spare", "chats", "fine")]
     # All goes to train, but for what connect and align must name: a source feeds one stage.
     chosen = curating.Params.model_validate(
@@ -474,10 +508,14 @@ def chain(root: Path, model: Path, data: Path) -> None:
             held_out=0.0,
         )
     )
-    curating.curate(chosen, data / "validate", data / "ingest", "1000", data / "curate")
+    run(curating.curate, chosen, places)
     (data / "render").mkdir()
-    written = rendering.Params.model_validate(section("render"))
-    rendering.render(written, data / "curate", data / "ingest", model, data / "render")
+    run(rendering.render, rendering.Params.model_validate(section("render")), places)
+
+
+def run(stage: Callable[..., None], params: Any, places: Mapping[str, Any]) -> None:
+    """Run a stage on those of `places` that its signature names."""
+    stage(params, **{name: places[name] for name in list(inspect.signature(stage).parameters)[1:]})
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -490,7 +528,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple
     """The stages' outputs over all sources, and the kind of each row."""
     root = tmp_path_factory.mktemp("planted")
     kinds = plant(root)
-    chain(root, tiny_model, root / "data")
+    chain(root, tiny_model, "data")
     return root, kinds
 
 
@@ -557,5 +595,5 @@ def test_the_states_add_up_to_the_rows(planted: tuple[Path, Mapping[str, list[Ki
 
 def test_two_runs_give_the_same_bytes(planted: tuple[Path, Mapping[str, list[Kind]]], tiny_model: Path) -> None:
     root, _ = planted
-    chain(root, tiny_model, root / "again")
+    chain(root, tiny_model, "again")
     assert digest(root / "again") == digest(root / "data")

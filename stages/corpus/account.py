@@ -28,20 +28,17 @@ NAME, NUMBER = 20, 10
 LONGEST = 2000
 """Characters of a text that are printed; `--json` gives all of it."""
 BY = ("source", "task", "file", "reason")
-WAYS = {
-    # what is counted together in a table of the funnel: its head, in two lines, and the states
-    ("un-", "readable"): ("unreadable",),
-    ("quaran-", "tined"): ("quarantined",),
-    ("not", "chosen"): tuple(state for state, stage in STATES.items() if stage == "curate" and state != "held_out"),
-    ("held", "out"): ("held_out",),
-    ("not", "rendered"): ("too_long", "uncertified"),
-    ("", "ready"): ("ready", "unseen"),
-    ("", "trained"): ("trained",),
-    ("on their", "way"): (ON,),
+OWN_WAY = {"held_out": ("held", "out"), "ready": ("", "ready"), "unseen": ("", "ready"), "trained": ("", "trained")}
+LOST_AT = {
+    "ingest": ("not", "read"),
+    "validate": ("quaran-", "tined"),
+    "curate": ("not", "chosen"),
+    "render": ("not", "rendered"),
 }
-assert sorted(state for states in WAYS.values() for state in states) == sorted([*STATES, ON])
-TWIN = re.compile(r"([\w-]+)#(\d+)")
-"""How a reason names another row: `same_as: tasks#17`."""
+WAYS = {state: OWN_WAY.get(state) or LOST_AT[stage] for state, stage in STATES.items()} | {ON: ("on their", "way")}
+"""State → the column, named in two lines, in which it is counted: what one stage ended is counted together."""
+TWIN = re.compile(r"([\w-]+)[:#](\d+)")
+"""How a reason names another row: `exact: tasks:17`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,12 +144,14 @@ def _ways(told: Mapping[str, Any], name: str) -> Iterator[str]:
     groups: dict[str, dict[str, int]] = {}
     for one in told[f"by_{name}"]:
         groups.setdefault(one[name], {})[one["state"]] = one["rows"]
-    sums = {way: sum(group.get(state, 0) for group in groups.values() for state in states) for way, states in WAYS.items()}
+    sums = dict.fromkeys(WAYS.values(), 0)
+    for one in told[f"by_{name}"]:
+        sums[WAYS[one["state"]]] += one["rows"]
     gone = [way for way, rows in sums.items() if rows]
     yield _line("", "", *(upper for upper, _ in gone))
     yield _line(name, "rows", *(lower for _, lower in gone))
     for group, states in groups.items():
-        numbers = [sum(states.get(state, 0) for state in WAYS[way]) for way in gone]
+        numbers = [sum(rows for state, rows in states.items() if WAYS[state] == way) for way in gone]
         yield _line(group or "(none)", sum(states.values()), *numbers)
     yield _line("all", told["rows"], *(sums[way] for way in gone))
     yield _line("", _share(told["rows"], told), *(_share(sums[way], told) for way in gone))

@@ -13,6 +13,7 @@ MOST_REASONS = 6
 """Reasons named per state; the rest are counted together."""
 TOLD = {
     "unreadable": "could not be read",
+    "excluded": "asked to be left out",
     "quarantined": "broke the data contract",
     "duplicate": "said before, behind the same picture",
     "contaminated": "too like an item of a benchmark",

@@ -24,7 +24,7 @@ ANSWERS = ["Black.", "", "Black.", "Grey\x1b[31m."]
 MEETINGS: dict[str, list[tuple[int, str, str]]] = {
     "ingest/cats": [(0, "unreadable", "missing_image: gone.png"), *((row, ON, "") for row in (1, 2, 3, 4))],
     "validate": [(1, ON, ""), (2, "quarantined", "answers_not_empty"), (3, ON, ""), (4, ON, "")],
-    "curate": [(1, ON, ""), (3, "duplicate", "same_as: cats#1"), (4, ON, "")],
+    "curate": [(1, ON, ""), (3, "duplicate", "exact: cats:1"), (4, ON, "")],
     "render": [(1, "ready", "train"), (4, "ready", "align")],
     "train": [(1, "trained", "train: 2 epochs, steps 3 8")],
     "align": [(1, ON, "align: replayed, 1 epoch, step 2"), (4, "trained", "align: 1 epoch, step 1")],
@@ -74,8 +74,8 @@ FUNNEL = """\
 5 rows; so far ingest, validate, curate, render, train, align have run
 not run yet: connect
 
-                                     un-   quaran-       not
-source                    rows  readable     tined    chosen   trained
+                                     not   quaran-       not
+source                    rows      read     tined    chosen   trained
 cats                         5         1         1         1         2
 all                          5         1         1         1         2
                        100.0 %    20.0 %    20.0 %    20.0 %    40.0 %
@@ -83,7 +83,7 @@ all                          5         1         1         1         2
 stage     state            reason                                                     rows     share
 ingest    unreadable       missing_image                                                 1    20.0 %
 validate  quarantined      answers_not_empty                                             1    20.0 %
-curate    duplicate        same_as                                                       1    20.0 %
+curate    duplicate        exact                                                         1    20.0 %
 tuning    trained          align                                                         1    20.0 %
 tuning    trained          train                                                         1    20.0 %
 all                                                                                      5   100.0 %
@@ -99,7 +99,7 @@ def test_the_funnel_is_told_by_source_and_by_reason(data, ask):
 def test_rows_are_counted_by_task_or_file_too(data, ask, by, name):
     _, said, _ = ask(data, "--by", by)
     assert [line.split() for line in said.splitlines()[4:6]] == [
-        [by, "rows", "readable", "tined", "chosen", "trained"],
+        [by, "rows", "read", "tined", "chosen", "trained"],
         [name, "5", "1", "1", "1", "2"],
     ]
     counts = json.loads(ask(data, "--by", by, "--json")[1])[f"by_{by}"]
@@ -186,7 +186,7 @@ def test_a_quarantined_rows_story_says_what_the_expectation_means(data, ask):
 
 def test_a_duplicates_story_shows_its_twin(data, ask):
     said = ask(data, "--row", "cats:3")[1]
-    assert "  curate    duplicate      same_as: cats#1\n" in said
+    assert "  curate    duplicate      exact: cats:1\n" in said
     assert "\ncats:1, which the reason names: trained train: 2 epochs, steps 3 8\n" in said
     assert said.count("assistant Black.") == 2
 
@@ -216,7 +216,7 @@ def test_a_story_as_json_has_all_of_it(data, ask):
         (["--row", "cats:5"], "source 'cats' has no row 5; it has rows 0 to 4"),
         (["--row", "dogs:5"], "no source 'dogs' has been ingested; there are cats"),
         (["--row", "cats"], "--row wants a source and a row's number, as tasks:17, got 'cats'"),
-        (["--state", "lost"], "there is no state 'lost'; there are unreadable, quarantined"),
+        (["--state", "lost"], "there is no state 'lost'; there are unreadable, "),
         (["--state", "ready", "--limit", "0"], "--limit must be at least 1, got 0"),
     ],
 )

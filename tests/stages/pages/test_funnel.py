@@ -10,7 +10,7 @@ def line(source: str, row: int, state: str = ON, reason: str = "") -> Line:
 
 
 def test_every_state_is_told_in_words() -> None:
-    assert list(TOLD) == list(ledger.STATES)
+    assert TOLD.keys() >= ledger.STATES.keys()
 
 
 def test_reasons_of_all_sources_are_counted_together_with_the_detail_of_the_first() -> None:
