@@ -12,7 +12,7 @@ be what was compared. If it ever is not, it is asked about every row.
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -37,6 +37,8 @@ SAMPLE = 1000
 """Of so many rows the processor itself is asked about one, whatever it said of others."""
 
 TRIED = (Turn("user", f"{IMAGE}What is it?"), Turn("assistant", "A cat."))
+CLOCK = "strftime_now"
+"""What transformers lets every template call."""
 ANOTHER_DAY = ("1999-12-31", "2035-07-04")
 
 
@@ -69,15 +71,16 @@ def check_clock(chat: Chat, model: Path) -> None:
     Raises:
         ValueError: it writes one thing on one day and another on the next.
     """
-    if "strftime_now" not in str(chat.processor.chat_template):
+    template = chat.processor.chat_template
+    template = template.get("default", "") if isinstance(template, dict) else template
+    if CLOCK not in template:
         return
-    days: list[Callable[[str], str]] = [lambda _, day=day: day for day in ANOTHER_DAY]  # type: ignore[misc]
     messages = [message(turn) for turn in TRIED]
-    # What a template is given by name goes before what transformers lets every template call.
-    texts = {chat.processor.apply_chat_template(messages, tokenize=False, strftime_now=day) for day in days}
+    days = [template.replace(CLOCK, f"'{day}'.format") for day in ANOTHER_DAY]
+    texts = {chat.processor.apply_chat_template(messages, chat_template=day, tokenize=False) for day in days}
     if len(texts) > 1:
         raise ValueError(
-            f"the chat template of the base model in {model} writes today's date (strftime_now): what is learnt today is not "
+            f"the chat template of the base model in {model} writes today's date ({CLOCK}): what is learnt today is not "
             "what will be asked tomorrow, and no two runs would give the same trees. In a folder of your own with the model's "
             "files, write a fixed date instead in chat_template.jinja, and name the folder as base.model in params.yaml"
         )
@@ -180,20 +183,39 @@ class Prover:
         """Each row as the template writes it: all of a batch at once, and all tokenised at once."""
         messages = [[message(turn) for turn in turns] for turns, _ in rows]
         answered = [[place for place, turn in enumerate(turns) if turn.role == "assistant"] for turns, _ in rows]
-        texts = self.chat.write(messages, prompt=False)
-        texts += self.chat.write(
-            [one[:place] for one, places in zip(messages, answered, strict=True) for place in places], prompt=True
-        )
-        tokenised = iter(self.chat.read([text for text in texts if isinstance(text, str)]))
-        read = [next(tokenised) if isinstance(text, str) else text for text in texts]
-        asked = iter(read[len(rows) :])
-        for (turns, sizes), whole, places in zip(rows, read[: len(rows)], answered, strict=True):
+        wholes = self._read(self.chat.write(messages, prompt=False), [None] * len(rows))
+        upto = [one[:place] for one, places in zip(messages, answered, strict=True) for place in places]
+        begun = [
+            whole if isinstance(whole, Text) and len(places) > 1 else None
+            for whole, places in zip(wholes, answered, strict=True)
+            for _ in places
+        ]
+        asked = iter(self._read(self.chat.write(upto, prompt=True), begun))
+        for (turns, sizes), whole, places in zip(rows, wholes, answered, strict=True):
             prompts = [next(asked) for _ in places]
             refused = next((one for one in (whole, *prompts) if isinstance(one, Unproved)), None)
             if refused is None and isinstance(whole, Text):
                 yield Row(turns, sizes, whole, [one for one in prompts if isinstance(one, Text)])
             elif refused is not None:
                 yield refused
+
+    def _read(self, texts: Sequence[str | Unproved], begun: Sequence[Text | None]) -> list[Text | Unproved]:
+        """`texts` tokenised, all at once; those that begin as a conversation does, from where that is known."""
+        told = [(text, whole) for text, whole in zip(texts, begun, strict=True) if isinstance(text, str)]
+        if self.ask_of_all:
+            read = iter([self.chat.read([text])[0] for text, _ in told])
+        else:
+            read = iter(self._read_together([text for text, _ in told], [whole for _, whole in told]))
+        return [next(read) if isinstance(text, str) else text for text in texts]
+
+    def _read_together(self, texts: Sequence[str], begun: Sequence[Text | None]) -> list[Text]:
+        read = self.chat.read(texts, begun)
+        # Whatever pads texts or cuts them shows at the shortest or at the longest.
+        for pick in (min, max) if read else ():
+            one = pick(read, key=lambda one: len(one.text))
+            if list(self.chat.read([one.text])[0].ids) != list(one.ids):
+                raise Doubt
+        return read
 
     def _learnt(self, row: Row) -> Tokens | Unproved:
         """The conversation as it will be learnt: an answer begins where its prompt ends."""

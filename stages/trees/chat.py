@@ -5,6 +5,7 @@ are), never on what it shows: true of every processor of transformers, and of th
 no picture is opened, and a processor is shown blank ones of the same sizes.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ class Chat:
         self.added = set(added)
         """Ids at which the tokenizer cuts a text before it does anything else."""
         self.special = {id for id, token in added.items() if token.special}
+        self._id_of = {token.content: id for id, token in added.items() if token.special}
+        self._special_text = re.compile("|".join(sorted(map(re.escape, self._id_of), key=len, reverse=True)) or "(?!)")
+        self._last: tuple[Text, list[tuple[int, int, int]]] | None = None
+        """The conversation whose special tokens were looked for last; its prompts come one after the other."""
         self.expansions: dict[tuple[Size, int], tuple[int, ...] | Unproved] = {}
         """What stands for one picture of a size, in a conversation of so many; equal ones are one object."""
         self._alike: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -101,16 +106,38 @@ class Chat:
         except TemplateError as error:
             return Unproved("template", f"it refuses the conversation: {error}")
 
-    def read(self, texts: Sequence[str]) -> list[Text]:
-        """`texts` as ids, each as the processor's tokenizer reads it alone: neither padded nor cut."""
+    def read(self, texts: Sequence[str], begun: Sequence[Text | None] | None = None) -> list[Text]:
+        """`texts` as ids, each as the processor's tokenizer reads it alone: neither padded nor cut.
+
+        A text that begins as one of `begun` is read from the last special token on that both have: there a tokenizer cuts a
+        text before it does anything else, so nothing that follows changes what went before. So a conversation of many turns
+        is not read once more for each of its answers.
+        """
         bos = self.tokenizer.bos_token
-        bare = [bos is None or not text.startswith(bos) for text in texts]
+        known = [self._known(text, whole) for text, whole in zip(texts, begun or [None] * len(texts), strict=True)]
+        rest = [text[start:] for text, (start, _) in zip(texts, known, strict=True)]
+        bare = [
+            not before and (bos is None or not text.startswith(bos)) for text, (_, before) in zip(texts, known, strict=True)
+        ]
+        return [
+            self._text(text, [*before, *ids])
+            for text, (_, before), ids in zip(texts, known, self._ids(rest, bare), strict=True)
+        ]
+
+    def _known(self, text: str, whole: Text | None) -> tuple[int, Sequence[int]]:
+        """Where the last special token begins up to whose end `text` is `whole`, and the ids before it; if none, the start."""
+        for start, end, place in reversed(self._cuts(whole)) if whole else ():
+            if end < len(text) and whole is not None and whole.text.startswith(text[:end]):
+                return start, whole.ids[:place]
+        return 0, ()
+
+    def _ids(self, texts: Sequence[str], add_special: Sequence[bool]) -> list[list[int]]:
         ids: list[list[int]] = [[]] * len(texts)
-        for add_special in set(bare):
-            places = [place for place, one in enumerate(bare) if one == add_special]
+        for wanted in set(add_special):
+            places = [place for place, one in enumerate(add_special) if one == wanted]
             out = self.tokenizer(
                 [texts[place] for place in places],
-                add_special_tokens=add_special,
+                add_special_tokens=wanted,
                 padding=False,
                 truncation=False,
                 return_attention_mask=False,
@@ -118,7 +145,19 @@ class Chat:
             )
             for place, one in zip(places, out["input_ids"], strict=True):
                 ids[place] = one
-        return [self._text(text, one) for text, one in zip(texts, ids, strict=True)]
+        return ids
+
+    def _cuts(self, whole: Text) -> list[tuple[int, int, int]]:
+        """Where each special token of `whole` begins and ends in its text, and its place in its ids; none if unclear."""
+        if self._last is None or self._last[0] is not whole:
+            written = [(*found.span(), self._id_of[found.group()]) for found in self._special_text.finditer(whole.text)]
+            special = [(place, one) for place, one in enumerate(whole.ids) if one in self.special]
+            # What the tokenizer itself puts before a text is not written in it.
+            special = special[max(0, len(special) - len(written)) :]
+            plain = [one for _, one in special] == [one for *_, one in written]
+            cuts = [(start, end, place) for (start, end, _), (place, _) in zip(written, special, strict=True)] if plain else []
+            self._last = whole, cuts
+        return self._last[1]
 
     def _text(self, text: str, ids: list[int]) -> Text:
         marks = ids.count(self.image_id)
