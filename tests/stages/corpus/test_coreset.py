@@ -147,6 +147,18 @@ def test_dimensions_count_alike_however_many_keywords_they_have():
     assert kept(marks, params(rows=1, concepts=many)) == {("s", 1)}
 
 
+@pytest.mark.parametrize("method", ["random", "diverse", "balanced", "both"])
+def test_what_is_drawn_hangs_on_what_rows_say_and_on_the_seed_and_not_on_their_numbers(method):
+    def said(numbers, seed):
+        chosen = params(method, 10, seed)
+        marks = Marker(chosen)(table(*(row(numbers[n], f"A cat called {n}.", "So.") for n in range(100))))
+        left = {number for _, number in kept(marks, chosen)}
+        return {n for n in range(100) if numbers[n] in left}
+
+    straight, back = range(100), range(99, -1, -1)
+    assert said(straight, 1) == said(back, 1) != said(straight, 2)
+
+
 def test_a_row_beyond_all_rows_is_no_fault():
     for method in ("random", "diverse", "both"):
         assert coreset(marked(["a", "b"]), params(method, 9)).is_empty()
