@@ -20,7 +20,7 @@ from stages.corpus.ledger import Line
 from stages.ingest import Params, Source, ingest
 
 SEED = 5
-PARAMS = f"render:\n  seed: {SEED}\n  max_tokens: 60\n"
+PARAMS = f"render:\n  seed: {SEED}\n  max_tokens: 60\n  suffixes: {{}}\n"
 
 
 def picture(colour):
