@@ -39,11 +39,14 @@ def marked(texts, chosen=None, **about):
     return Marker(chosen or params())(table(*(row(number, text, "So.", **about) for number, text in enumerate(texts))))
 
 
-def found(texts, **changed):
+def found(texts, task="t", templated=False, **changed):
     """The keywords each text holds."""
     chosen = params(**changed)
     names = concepts_of(chosen).names
-    bits = [np.unpackbits(np.frombuffer(one, dtype=np.uint8)) for one in marked(texts, chosen)["concepts"]]
+    bits = [
+        np.unpackbits(np.frombuffer(one, dtype=np.uint8))
+        for one in marked(texts, chosen, task=task, templated=templated)["concepts"]
+    ]
     return [{name for name, bit in zip(names, one, strict=False) if bit} for one in bits]
 
 
@@ -76,6 +79,11 @@ def test_every_turn_of_a_conversation_counts_and_no_keyword_spans_two():
     bits = np.unpackbits(np.frombuffer(marks["concepts"][0], dtype=np.uint8))
     names = concepts_of(params()).names
     assert {name for name, bit in zip(names, bits, strict=False) if bit} >= {"cat", "dog"}
+
+
+def test_bare_input_is_about_what_its_task_is_named_after():
+    assert found(["A small one."], task="dogs+count", templated=True) == [{"dog"}]
+    assert found(["A small one."], task="dogs+count") == [set()]
 
 
 def test_forms_that_two_keywords_share_count_for_both():
