@@ -136,7 +136,10 @@ class Marker:
         """
         turns = rows["turns"].combine_chunks()
         flat = turns.flatten()
-        text = pc.binary_join(pa.ListArray.from_arrays(turns.offsets, turns.values.field("text")), "\x1f")
+        said = pc.binary_join(pa.ListArray.from_arrays(turns.offsets, turns.values.field("text")), "\x1f")
+        # Bare input means nothing without its task.
+        task = pc.if_else(rows["templated"].combine_chunks(), rows["task"].combine_chunks(), "").cast(pa.string())
+        text = pc.binary_join_element_wise(task, said, "\x1e")
         return pl.DataFrame(
             {
                 "source": pl.Series(rows["source"], dtype=pl.String),
@@ -149,9 +152,7 @@ class Marker:
 
     def _ranks(self, rows: pa.Table, text: pa.Array) -> pl.Series:
         about = pc.binary_join(rows["images"].combine_chunks(), ",")
-        # Bare input means nothing without its task.
-        task = pc.if_else(rows["templated"].combine_chunks(), rows["task"].combine_chunks(), "")
-        whole = pc.binary_join_element_wise(task.cast(pa.string()), about, text, "\x1e").cast(pa.binary())
+        whole = pc.binary_join_element_wise(about, text, "\x1e").cast(pa.binary())
         begun = hashlib.sha256(f"{self.seed}|coreset|".encode())
         ranks = np.empty(len(rows), dtype=np.uint64)
         for number, content in enumerate(whole.to_pylist()):

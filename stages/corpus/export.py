@@ -3,7 +3,7 @@
 Two forms. `messages`: `images` and `messages`, as TRL's trainers take them; `fine_vision`: `images` and `texts`, as FineVision
 and the Cauldron lie on the hub. Both can be read by the library `datasets`, which decodes the pictures, and by `ingest`. In
 both, pictures stand before the first question and leave no mark in the text. Beside its conversation a row keeps `source` and
-`row`, which name it in the ledger, and `id`, `task_name`, `type` (the kind), `domain` and `origin`.
+`row`, which name it in the ledger, and its other labels, task and kind as `task_name` and `type`.
 
 Rows about the same pictures lie together, in the order of the image stores; so a picture is read once for all of them, and
 Parquet's dictionary holds its bytes once in a group of rows.
@@ -52,8 +52,11 @@ ROWS_SORTED = 50_000
 GROUPS_HELD = 8
 """Groups of a picture store kept for rows of several pictures that lie apart."""
 
-Text = pa.string()
-LABELS = {"source": Text, "row": pa.int64(), "id": Text, "task_name": Text, "type": Text, "domain": Text, "origin": Text}
+OWN_NAMES = {"task": "task_name", "kind": "type"}
+"""What LLaVA's rows, and so our readers, call two of our fields."""
+FIELD_OF = {OWN_NAMES.get(name, name): name for name in example.SCHEMA.names if name not in ("images", "turns", "templated")}
+LABELS = {name: example.SCHEMA.field(field).type for name, field in FIELD_OF.items()}
+"""Fields of an example that are written as they are."""
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
@@ -273,7 +276,7 @@ def conversations(
 ) -> Iterator[pa.Table]:
     """The `ready` rows among those `selected` for their stage, a group at a time, in the order of their pictures.
 
-    Columns: those of `LABELS`, the form's, and `places`. Text alone comes last. The rows of all shards are first dealt out to
+    Columns: the labels, the form's, and `places`. Text alone comes last. The rows of all shards are first dealt out to
     files of `ROWS_SORTED` rows below `scratch`, by their place in the order.
 
     Raises:
@@ -334,13 +337,7 @@ def _written(
     columns = {
         "rank": order["rank"].to_arrow(),
         "places": order["places"].to_arrow(),
-        "source": [row.source for row in rows],
-        "row": [row.row for row in rows],
-        "id": [row.id for row in rows],
-        "task_name": [row.task for row in rows],
-        "type": [row.kind for row in rows],
-        "domain": [row.domain for row in rows],
-        "origin": [row.origin for row in rows],
+        **{name: [getattr(row, field) for row in rows] for name, field in FIELD_OF.items()},
         form.column: [form.write(ask(row)) for row in rows],
     }
     return pa.table({name: pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names}, schema=schema)

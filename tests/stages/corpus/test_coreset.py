@@ -39,11 +39,14 @@ def marked(texts, chosen=None, **about):
     return Marker(chosen or params())(table(*(row(number, text, "So.", **about) for number, text in enumerate(texts))))
 
 
-def found(texts, **changed):
+def found(texts, task="t", templated=False, **changed):
     """The keywords each text holds."""
     chosen = params(**changed)
     names = concepts_of(chosen).names
-    bits = [np.unpackbits(np.frombuffer(one, dtype=np.uint8)) for one in marked(texts, chosen)["concepts"]]
+    bits = [
+        np.unpackbits(np.frombuffer(one, dtype=np.uint8))
+        for one in marked(texts, chosen, task=task, templated=templated)["concepts"]
+    ]
     return [{name for name, bit in zip(names, one, strict=False) if bit} for one in bits]
 
 
@@ -76,6 +79,11 @@ def test_every_turn_of_a_conversation_counts_and_no_keyword_spans_two():
     bits = np.unpackbits(np.frombuffer(marks["concepts"][0], dtype=np.uint8))
     names = concepts_of(params()).names
     assert {name for name, bit in zip(names, bits, strict=False) if bit} >= {"cat", "dog"}
+
+
+def test_bare_input_is_about_what_its_task_is_named_after():
+    assert found(["A small one."], task="dogs+count", templated=True) == [{"dog"}]
+    assert found(["A small one."], task="dogs+count") == [set()]
 
 
 def test_forms_that_two_keywords_share_count_for_both():
@@ -145,6 +153,18 @@ def test_dimensions_count_alike_however_many_keywords_they_have():
     many = {"streets": ["bus", "car", "road", "sign"], "animals": ["cat"]}
     marks = marked(["A bus and a car and a road.", "A cat."], params(concepts=many))
     assert kept(marks, params(rows=1, concepts=many)) == {("s", 1)}
+
+
+@pytest.mark.parametrize("method", ["random", "diverse", "balanced", "both"])
+def test_what_is_drawn_hangs_on_what_rows_say_and_on_the_seed_and_not_on_their_numbers(method):
+    def said(numbers, seed):
+        chosen = params(method, 10, seed)
+        marks = Marker(chosen)(table(*(row(numbers[n], f"A cat called {n}.", "So.") for n in range(100))))
+        left = {number for _, number in kept(marks, chosen)}
+        return {n for n in range(100) if numbers[n] in left}
+
+    straight, back = range(100), range(99, -1, -1)
+    assert said(straight, 1) == said(back, 1) != said(straight, 2)
 
 
 def test_a_row_beyond_all_rows_is_no_fault():

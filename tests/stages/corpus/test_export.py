@@ -20,7 +20,7 @@ from stages.corpus.ledger import Line
 from stages.ingest import Params, Source, ingest
 
 SEED = 5
-PARAMS = f"render:\n  seed: {SEED}\n  max_tokens: 60\n"
+PARAMS = f"render:\n  seed: {SEED}\n  max_tokens: 60\n  suffixes: {{}}\n"
 
 
 def picture(colour):
@@ -198,19 +198,36 @@ def noise(seed):
     return buffer.getvalue()
 
 
-def test_a_picture_of_many_rows_is_in_the_file_once_and_shards_end_when_they_are_full(corpus, monkeypatch):
+@pytest.fixture
+def large(corpus):
+    """Twenty rows about each of five pictures of half a MiB."""
     with ImageWriter(corpus.data / "ingest" / "u", 1) as store:
         corpus.digests |= {str(number): store.add(noise(number)) for number in range(5)}
     corpus.fill([row(n, "<image>What?", "So.", images=[str(n // 20)]) for n in range(100)])
+    return corpus
+
+
+def test_a_picture_of_many_rows_is_in_the_file_once(large):
+    large.export("out", shard_mib=100)
+    (file,) = shards.of(large.data.parent / "out" / "train")
+    assert file.stat().st_size < 6 * len(noise(0))
+
+
+def test_shards_end_when_they_are_full(large, monkeypatch):
     monkeypatch.setattr(export, "ROWS_A_GROUP", 20)
-    corpus.export("out", shard_mib=1)
-    files = shards.of(corpus.data.parent / "out" / "train")
+    large.export("out", shard_mib=1)
+    files = shards.of(large.data.parent / "out" / "train")
     assert [pq.read_metadata(path).num_rows for path in files] == [60, 40]
-    assert sum(path.stat().st_size for path in files) < 6 * len(noise(0))
-    assert [one["images"][0]["bytes"] for one in pq.read_table(files[1], columns=["images"]).to_pylist()][::20] == [
-        noise(3),
-        noise(4),
-    ]
+    shown = [one["images"][0]["bytes"] for one in pq.read_table(files[1], columns=["images"]).to_pylist()]
+    assert shown[::20] == [noise(3), noise(4)]
+
+
+def test_a_group_of_rows_ends_when_its_pictures_are_many_bytes(large, monkeypatch):
+    monkeypatch.setattr(export, "BYTES_A_GROUP", 10 * len(noise(0)))
+    large.export("out", shard_mib=100)
+    (file,) = shards.of(large.data.parent / "out" / "train")
+    about = pq.read_metadata(file)
+    assert 9 <= max(about.row_group(number).num_rows for number in range(about.num_row_groups)) <= 11
 
 
 def test_two_exports_are_the_same_bytes_whatever_the_shards(corpus):
