@@ -22,6 +22,7 @@ CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
     duplicates=curating.Duplicates(near=False, distance=0),
+    contamination=curating.Contamination.model_construct(benchmarks=[]),
     train=curating.Train(sources=["wild"], tasks=None, rows_per_task=3, quotas=curating.Quotas(domains=None, kinds=None)),
     align=curating.Align.model_construct(sources=[]),
     balance=True,
@@ -51,7 +52,7 @@ def chain(folder, rows, images="images", format="llava"):
         ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"
     )
     validating.validate(ALLOWED, data / "ingest", data / "validate")
-    curating.curate(CHOICE, data / "validate", data / "ingest", "1", data / "curate")
+    curating.curate(CHOICE, data / "validate", data / "ingest", data, "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     learned = [
         ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
