@@ -172,9 +172,10 @@ def verdict(record: dict[str, Any]) -> dict[str, Any]:
 
 def ledger_counts(data: Path) -> dict[str, dict[str, int]]:
     """{source: {final state: rows}}."""
-    parts = ledger.read_parts(data / "ingest", data / "validate", data / "curate", data / "render")
+    parts = ledger.read_parts(*(data / stage for stage in ledger.CHAIN))
+    tuned = ledger.read_tuned(data / stage for stage in ledger.TUNING)
     counts: dict[str, Counter[str]] = {}
-    for count in ledger.funnel(ledger.join(parts)):
+    for count in ledger.funnel(ledger.join(parts, tuned)):
         counts.setdefault(count.source, Counter())[count.state] += count.rows
     return {source: dict(states) for source, states in counts.items()}
 

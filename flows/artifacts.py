@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,22 +74,22 @@ def funnel(data: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the ledgers are not all of one run.
     """
-    stages = [data / stage for stage in ("validate", "curate", "render")]
+    stages = [data / stage for stage in ledger.CHAIN[1:]]
     if not all((stage / "ledger.parquet").is_file() for stage in stages):
         return []
-    parts = ledger.read_parts(data / "ingest", *stages)
-    if not parts[0]:
-        return []
-    lines = ledger.join(parts)
-    count = Counter((line.state, line.source) for line in lines)
-    sources = sorted({line.source for line in lines})
+    tuned = ledger.read_tuned(data / stage for stage in ledger.TUNING)
+    count: dict[str, dict[str, int]] = {}
+    for one in ledger.funnel(ledger.join(ledger.read_parts(data / "ingest", *stages), tuned)):
+        of_state = count.setdefault(one.state, {})
+        of_state[one.source] = of_state.get(one.source, 0) + one.rows
+    sources = sorted({source for of_state in count.values() for source in of_state})
     return [
         {
             "ended in": stage,
             "as": state,
-            **{source: count[state, source] for source in sources},
-            "all": sum(count[state, source] for source in sources),
+            **{source: count[state].get(source, 0) for source in sources},
+            "all": sum(count[state].values()),
         }
         for state, stage in ledger.STATES.items()
-        if any(count[state, source] for source in sources)
+        if state in count
     ]

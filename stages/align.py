@@ -18,11 +18,11 @@ class Params(Tuning):
 
 
 def align(
-    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out
+    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out, ledger: Out
 ) -> None:
     """Tune the model in `base` on the trees of `rendered`, and again on a share of those of `former`."""
     tuning = Tuning.model_validate(params.model_dump(exclude={"dose"}))
-    launch("align", tuning, rendered, former, ingested, base, model, metrics, curve)
+    launch("align", tuning, rendered, former, ingested, base, model, metrics, curve, ledger)
 
 
 if __name__ == "__main__":

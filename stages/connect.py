@@ -21,9 +21,11 @@ class Params(Tuning):
         return replay
 
 
-def connect(params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out) -> None:
+def connect(
+    params: Params, rendered: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out, ledger: Out
+) -> None:
     """Tune the model in `base` on the trees of `rendered`."""
-    launch("connect", params, rendered, rendered, ingested, base, model, metrics, curve)
+    launch("connect", params, rendered, rendered, ingested, base, model, metrics, curve, ledger)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from stages.benchmarks.kept_out import kept_out
 from stages.corpus import contamination, draws, duplicates, example, ledger, shards
 from stages.corpus.contamination import Contamination
+from stages.corpus.coreset import Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import KINDS
 from stages.corpus.images import stores
 from stages.corpus.marks import Marks, Names, Numbers, gathered, looking
 from stages.corpus.twins import Twins, no_twins, twins
 from stages.running import command
-from stages.running.command import Out
+from stages.running.command import WORK, Out
 from stages.running.memo import Memo, digest, place
 from stages.running.section import Section
 from stages.running.workers import mapped
@@ -82,6 +83,8 @@ class Train(Section):
     """Of so many tasks, drawn; those of a smaller number are among those of a larger one. null: of all."""
     rows_per_task: PositiveInt
     """At most so many rows of each task."""
+    coreset: Coreset
+    """Of the chosen tasks' rows, before the quotas."""
     quotas: Quotas
     """By domain and by kind of answer."""
 
@@ -159,7 +162,7 @@ def curate(params: Params, validated: Path, ingested: Path, benchmarks: Path, do
     drop_duplicates(chosen, params, found)
     contaminated = drop_contaminated(chosen, params, benchmarks, ingested, paths, names)
     held = hold_out(chosen, params, found)
-    choose_for_train(chosen, params)
+    choose_for_train(chosen, params, paths, names)
     choose_for_connect(chosen, params)
     choose_for_align(chosen, params, int(dose))
 
@@ -312,7 +315,7 @@ def read_hashes(folders: Sequence[Path]) -> pl.DataFrame:
     """[sha256, phash] of each picture of the stores in `folders` once."""
     held = [shard for folder in folders for shard in shards.of(folder / "images")]
     empty = pl.DataFrame(schema={"sha256": pl.String, "phash": pl.UInt64})
-    return pl.concat([empty, *(pl.read_parquet(shard, columns=["sha256", "phash"]) for shard in held)]).unique("sha256")
+    return pl.concat([empty, *(pl.read_parquet(shard, columns=["sha256", "phash"], glob=False) for shard in held)]).unique("sha256")
 
 
 def read_questions(
@@ -329,12 +332,32 @@ def read_questions(
         for (_, name), found in zip(new, mapped(contamination.marking, given, tables), strict=True):
             memo.keep(found.write_parquet, name)
         kept = [memo.recall(name) for name in names]
-        return pl.concat([none, *(pl.read_parquet(path) for path in kept if path)])
+        return pl.concat([none, *(pl.read_parquet(path, glob=False) for path in kept if path)])
 
 
-def drop_outside_coreset(chosen: Choice, params: Params) -> None:
+def drop_outside_coreset(chosen: Choice, params: Params, paths: Sequence[Path], digests: Sequence[str]) -> None:
     """End train's rows that are not in the coreset."""
-    chosen.end_named(pl.DataFrame(schema=NAMED), "not_in_coreset")
+    if params.train.coreset.method == "none":
+        return
+    wanted = with_keywords(params.train.coreset, {}, WORK)
+    marks, rows = chosen.marks, chosen.of(params.train.sources)
+    left = pl.DataFrame({"source": np.array(marks.source.known, dtype=object)[marks.source.of[rows]], "row": marks.row[rows]})
+    met = read_concepts(wanted, params.train.sources, paths, digests)
+    met = met.join(left.cast({"source": pl.String}), on=["source", "row"], how="semi")
+    dropped = coreset(met, wanted)
+    chosen.end_named(dropped, "not_in_coreset")
+    chosen.counts["train"]["coreset"] = coverage(met, dropped, wanted)
+
+
+def read_concepts(wanted: Coreset, sources: Sequence[str], paths: Sequence[Path], digests: Sequence[str]) -> pl.DataFrame:
+    """What the coreset's choice needs of each row of `sources`; shards that were met before are not read again."""
+    with Memo("curate_concepts", wanted.seed, list(concepts_of(wanted).names)) as memo:
+        new = [(path, name) for path, name in zip(paths, digests, strict=True) if memo.recall(name) is None]
+        looks = mapped(Marker, (wanted,), (pq.read_table(path, columns=example.SCHEMA.names) for path, _ in new))
+        for (_, name), found in zip(new, looks, strict=True):
+            memo.keep(found.write_parquet, name)
+        kept = [memo.recall(name) for name in digests]
+    return pl.concat(pl.read_parquet(path, glob=False).filter(pl.col("source").is_in(sources)) for path in kept if path)
 
 
 def hold_out(chosen: Choice, params: Params, found: Twins) -> NDArray[np.bool_]:
@@ -349,7 +372,7 @@ def hold_out(chosen: Choice, params: Params, found: Twins) -> NDArray[np.bool_]:
     return held
 
 
-def choose_for_train(chosen: Choice, params: Params) -> None:
+def choose_for_train(chosen: Choice, params: Params, paths: Sequence[Path], digests: Sequence[str]) -> None:
     """Stage 1's rows: of the chosen tasks, in the coreset, within the quotas, as many Yes as No, and no task over the cap."""
     marks, wanted = chosen.marks, params.train
     met = np.flatnonzero(chosen.among(wanted.sources))
@@ -361,7 +384,7 @@ def choose_for_train(chosen: Choice, params: Params) -> None:
     others = rows[~np.isin(marks.task.of[rows], [marks.task.known.index(task) for task in tasks])]
     chosen.end(others, "over_cap", f"tasks: not among the {len(tasks)} of {len(known)} that were drawn")
 
-    drop_outside_coreset(chosen, params)
+    drop_outside_coreset(chosen, params, paths, digests)
     counts["quotas"] = {
         "domains": _keep_quotas(chosen, params, "domains", marks.domain, marks.kind, _known(marks.domain, met)),
         "kinds": _keep_quotas(chosen, params, "kinds", marks.kind, marks.domain, KINDS),

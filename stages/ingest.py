@@ -1,25 +1,43 @@
 """Read one source, in its upstream format, into examples, pictures and a ledger; no row is lost, whatever is wrong with it."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from stages.corpus import example, ledger, shards
-from stages.corpus.example import Example
 from stages.corpus.images import ImageWriter
-from stages.corpus.ledger import Line
-from stages.formats import FORMATS, Format
-from stages.formats.annotations import STREAMED, read_rows, read_tasks
-from stages.formats.draft import Draft, Task, UnreadableError
+from stages.formats import FORMATS
+from stages.formats.annotations import read_names, read_tasks
+from stages.formats.hub import read_hub
 from stages.formats.pictures import open_pictures
+from stages.formats.reading import Block, Reader
+from stages.formats.shelf import Shelf
 from stages.running import command
 from stages.running.command import Out
+from stages.running.memo import Memo
 from stages.running.progress import progress
 from stages.running.section import Section
+
+
+class Hub(Section):
+    """A data set of the Hugging Face hub, or of a mirror of it."""
+
+    id: str
+    """Its name there, OWNER/NAME."""
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    """The commit, 40 hex digits; a branch name could mean other rows tomorrow."""
+    name: str | None
+    """Which of its configurations; null where it has one."""
+    split: str
+    """Which of its splits: train, most often."""
 
 
 class Source(Section):
@@ -28,16 +46,25 @@ class Source(Section):
     format: str
     """The upstream format: a name in `stages/formats/`."""
     folder: str
-    """Where the source lies; nothing outside of it is read."""
-    annotations: str
-    """The file of rows, in the folder: `.json` (one list), `.jsonl` (a row a line), `.parquet`, `.tar` (WebDataset's shard);
-    `qa/*.jsonl` is every file it fits."""
+    """Where the source lies; nothing outside of it is read, but for the hub's rows."""
+    annotations: str | None
+    """The file of rows, in the folder: `.json` (one list), `.jsonl` (a row a line), `.parquet`, `.arrow`, `.tar` (WebDataset's
+    shard), or a folder that `save_to_disk` of `datasets` made; `qa/*.jsonl` is every file it fits. Null with `hub`."""
+    hub: Hub | None
+    """Where the rows are read from instead, a few at a time; null with `annotations`."""
     instructions: str | None
     """The file of instructions per task, in the folder; null where rows carry their own."""
     images: str | None
     """The pictures, in the folder: a folder, a zip or a tar; null where rows bring theirs along, or have none."""
     origin: Literal["human", "synthesized"]
     """Who wrote the answers."""
+    licence: str | None
+    """What the source may be used for, by its SPDX name or in plain words; null where nobody said."""
+    language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")] | None
+    """What it is written in, as BCP 47 names it (`en`, `zh-Hans`, `mul`), where its rows do not say; null where nobody said."""
+    exclude: str | None
+    """A file, in the folder, of what must not be read, one a line: ids of rows, or pictures (a name in full, or without folder
+    and suffix); null for none."""
 
     @field_validator("format")
     @classmethod
@@ -45,6 +72,12 @@ class Source(Section):
         if name not in FORMATS:
             raise ValueError(f"is no known format; known: {', '.join(sorted(FORMATS))}")
         return name
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        if (self.annotations is None) == (self.hub is None):
+            raise ValueError("rows come from annotations or from hub: give one of them, and null for the other")
+        return self
 
 
 class Params(Section):
@@ -61,38 +94,26 @@ class Params(Section):
 def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     """Read `source` from `folder`."""
     about = _source(params, source)
-    form = FORMATS[about.format]
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
-    rows = _rows(folder, about.annotations, form)
-    examples: list[Example] = []
-    lines: list[Line] = []
-    digests: dict[str, str] = {}
+    excluded = read_names(_below(folder, about.exclude)) if about.exclude else frozenset()
+    declared = {name: asdict(task) for name, task in tasks.items()}
+    lines = [ledger.SCHEMA.empty_table()]
     with (
         open_pictures(_below(folder, about.images) if about.images else None) as pictures,
         ImageWriter(ingested, params.shard_mib) as store,
+        Memo(f"ingest.{source}", about.format, declared, sorted(excluded)) as memo,
+        progress((), f"ingest {source}") as bar,
+        _Shards(ingested / "examples", params.shard_rows) as examples,
     ):
-        for number, (file, row) in enumerate(progress(rows, f"ingest {source}")):
-            try:
-                draft = _read(row, form, tasks, source)
-                new = [image for image in draft.images if isinstance(image, str) and image not in digests]
-                contents = {name: pictures.read(name) for name in new}
-            except UnreadableError as error:
-                named = row if isinstance(row, dict) else {}
-                lines.append(_ended(source, number, named, str(error), file))
-                continue
-            # Pictures are stored only when all of the row's are there: a row that ends here leaves nothing behind.
-            digests |= {name: store.add(content) for name, content in contents.items()}
-            images = tuple(store.add(image) if isinstance(image, bytes) else digests[image] for image in draft.images)
-            examples.append(_example(source, number, about.origin, draft, images))
-            lines.append(Line(source, number, draft.id, draft.task, ledger.ON, file=_printable(file)))
-    for first in range(0, len(lines) or 1, params.shard_rows):
-        shard = [one for one in examples if first <= one.row < first + params.shard_rows]
-        example.write(ingested / "examples" / shards.name(first // params.shard_rows), shard)
-    ledger.write(ingested / "ledger.parquet", lines)
-    (ingested / "instructions.json").write_text(
-        json.dumps({name: asdict(task) for name, task in tasks.items()}, sort_keys=True, ensure_ascii=False, indent=1) + "\n",
-        encoding="utf-8",
-    )
+        shelf = Shelf(pictures, store)
+        for block in _blocks(folder, about, Reader(FORMATS[about.format], tasks, source, excluded), memo):
+            rows = _numbered(shelf.place(block.rows, block.brought), source, examples.ends)
+            examples.add(_examples(rows, about), len(rows))
+            lines.append(rows.select(ledger.SCHEMA.names))
+            bar.update(len(rows))
+    ledger.write_table(ingested / "ledger.parquet", pa.concat_tables(lines))
+    _write_json(ingested / "instructions.json", declared)
+    _write_json(ingested / "source.json", about.model_dump(include={"format", "origin", "licence", "language", "hub"}))
 
 
 def _source(params: Params, name: str) -> Source:
@@ -118,19 +139,16 @@ def _below(folder: Path, name: str) -> Path:
     return folder / path
 
 
-def _rows(folder: Path, annotations: str, form: Format) -> Iterable[tuple[str, Any]]:
-    """Every row of the source, with the file it stands in; a row's number is its place here.
-
-    All at once, so that how many there are is known, unless some bring their pictures along.
-    """
-    files = _files(folder, annotations)
-    rows = (
-        (file, row)
-        for file in files
-        for entry in read_rows(_below(folder, file))
-        for row in (form.rows(entry, file) if isinstance(entry, dict) else (entry,))
-    )
-    return rows if any(PurePosixPath(file).suffix in STREAMED for file in files) else list(rows)
+def _blocks(folder: Path, about: Source, reader: Reader, memo: Memo) -> Iterator[Block]:
+    """Every row of the source, some at a time; a row's number is its place here."""
+    if about.hub:
+        hub = about.hub
+        rows = read_hub(hub.id, hub.revision, hub.name, hub.split)
+        yield from reader.blocks_of(rows, f"{hub.id}@{hub.revision}/{hub.split}")
+        return
+    assert about.annotations is not None, "checked when the params were read"
+    for file in _files(folder, about.annotations):
+        yield from reader.blocks(_below(folder, file), file, memo)
 
 
 def _files(folder: Path, name: str) -> list[str]:
@@ -149,66 +167,55 @@ def _files(folder: Path, name: str) -> list[str]:
     return files
 
 
-def _read(row: Any, form: Format, tasks: Mapping[str, Task], source: str) -> Draft:
-    if isinstance(row, UnreadableError):
-        raise row
-    if not isinstance(row, dict):
-        raise UnreadableError(f"not_an_object: the row is {type(row).__name__}")
-    draft = form.read_row(row, tasks, source)
-    for text in _texts(draft):
-        if not _is_unicode(text):
-            # Half of a surrogate pair ("\ud83d") is legal JSON, and no character: no file can hold it as text.
-            raise UnreadableError(f"not_unicode: {_printable(text)[:80]}")
-    return draft
+def _numbered(rows: pa.Table, source: str, first: int) -> pa.Table:
+    """`rows` with the source's name and their numbers in it."""
+    numbers = pa.array(range(first, first + len(rows)), pa.int64())
+    return rows.append_column("source", pa.repeat(pa.scalar(source), len(rows))).append_column("row", numbers)
 
 
-def _texts(draft: Draft) -> Iterator[str]:
-    yield from (draft.id, draft.task, draft.domain, draft.kind)
-    yield from (image for image in draft.images if isinstance(image, str))
-    for turn in draft.turns:
-        yield from (turn.role, turn.text)
+def _examples(rows: pa.Table, about: Source) -> pa.Table:
+    """The examples of the rows that go on, a table of `example.SCHEMA`."""
+    rows = rows.filter(pc.equal(rows["state"], ledger.ON))
+    language = pc.if_else(pc.equal(rows["language"], ""), about.language or "", rows["language"])
+    rows = rows.drop_columns(["language"]).append_column("language", language)
+    return rows.append_column("origin", pa.repeat(pa.scalar(about.origin), len(rows))).select(example.SCHEMA.names)
 
 
-def _example(source: str, number: int, origin: str, draft: Draft, images: tuple[str, ...]) -> Example:
-    return Example(
-        source=source,
-        row=number,
-        id=draft.id,
-        task=draft.task,
-        domain=draft.domain,
-        kind=draft.kind,
-        origin=origin,
-        images=images,
-        turns=draft.turns,
-        templated=draft.templated,
-    )
+class _Shards:
+    """Examples on their way into shards, of which only the unfinished one is held."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.waiting = example.SCHEMA.empty_table()
+        self.ends = self.written = 0
+        """The number of the next row, and of the next shard."""
+
+    def add(self, examples: pa.Table, rows: int) -> None:
+        """Add what came of the next `rows` rows of the source."""
+        self.ends += rows
+        self.waiting = pa.concat_tables([self.waiting, examples])
+        while self.ends >= (self.written + 1) * self.rows:
+            self._write()
+
+    def _write(self) -> None:
+        limit = (self.written + 1) * self.rows
+        within = int(np.searchsorted(self.waiting["row"].to_numpy(), limit))
+        example.write_table(self.folder / shards.name(self.written), self.waiting.slice(0, within))
+        self.waiting = self.waiting.slice(within)
+        self.written += 1
+
+    def __enter__(self) -> "_Shards":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # A source without rows has a shard too, an empty one.
+        if kind is None and (self.ends > self.written * self.rows or not self.written):
+            self._write()
 
 
-def _ended(source: str, number: int, row: Mapping[str, Any], reason: str, file: str) -> Line:
-    """The ledger line of a row no example came of; its labels only as far as the row has them."""
-    name = next((row[field] for field in ("id", "instance_id", "image_id") if field in row), None)
-    task = row.get("task_name")
-    return Line(
-        source=source,
-        row=number,
-        id=_printable(str(name)) if isinstance(name, str | int) else "",
-        task=_printable(task) if isinstance(task, str) else "",
-        state="unreadable",
-        reason=_printable(reason),
-        file=_printable(file),
-    )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

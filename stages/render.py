@@ -1,214 +1,323 @@
-"""Turn conversations into trees of tokens whose loss mask is proved row by row."""
+"""Turn conversations into trees of tokens whose loss mask is proved row by row.
 
-import hashlib
-import io
+Rows are written, tokenised and proved a shard of curated rows at a time, in several processes; what came of a shard is kept, so
+a later run does it again only for shards whose rows, pictures or instructions changed. Then rows that share pictures
+become trees, some thousands of pictures at a time, in the order of their pictures' sha256, text alone last.
+"""
+
 import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
-from PIL import Image
-from pydantic import PositiveInt
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import AfterValidator, PositiveInt
 
 from stages.corpus import example, ledger, shards
-from stages.corpus.decoding import FORMATS
-from stages.corpus.example import Example, Turn
-from stages.corpus.images import read_images, stores
+from stages.corpus.example import IMAGE, KINDS
+from stages.corpus.images import stores
+from stages.corpus.instructions import Instructions, conversation, draw, read_instructions
 from stages.running import command
 from stages.running.command import Out
+from stages.running.memo import Memo, digest
 from stages.running.progress import progress
 from stages.running.section import Section
 from stages.running.workers import mapped
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, check_end, prove_all
-from stages.trees.chat import Chat, Tokens, Unproved, image_first
-from stages.trees.tree import Branch, Tree
+from stages.trees.certificate import CHECKS, check_clock, check_end, prove_all
+from stages.trees.chat import Chat, Tokens, Unproved
 
 TUNED = ("connect", "train", "align")
-PIECE = 32
-"""Groups that a process takes at a time."""
+GROUPS = 64
+"""Parts of a shard by the first bits of the pictures' digest; pictures of one part are planted together."""
+ROWS_A_SHARD = 65_536
+"""About so many rows in a shard of trees; but no more than `GROUPS` shards, and those of text alone."""
+
+
+def _of_all_kinds(suffixes: dict[str, list[str]]) -> dict[str, list[str]]:
+    if set(suffixes) != set(KINDS):
+        raise ValueError(f"name every kind once, with an empty list for none: {', '.join(KINDS)}")
+    for kind, texts in suffixes.items():
+        for text in texts:
+            if not text.strip() or text != text.strip() or IMAGE in text:
+                raise ValueError(f"{kind}: {text!r} is no line of words; leave it out")
+    return suffixes
 
 
 class Params(Section):
     """How conversations are written as tokens."""
 
     seed: int
-    """Draws the instruction of each templated row."""
+    """Draws the instruction of each templated row, and the suffix."""
+    suffixes: Annotated[dict[str, list[str]], AfterValidator(_of_all_kinds)]
+    """Of each kind, requests for the form of the answer, or an empty list; one ends every question of a row that has none."""
     max_tokens: PositiveInt
     """Longest conversation, and longest tree, in tokens; a longer conversation ends in the ledger as too_long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The conversations about the same pictures, for one tuning stage."""
-
-    stage: str
-    rows: tuple[Example, ...]
-    pictures: tuple[bytes, ...]
-    """As they are stored."""
-
-
-Grown = tuple[list[Tree], list[ledger.Line]]
-"""Trees, and for every row behind them the state it ends in."""
+PROVED = pa.schema(
+    [
+        *(field for field in ledger.SCHEMA if field.name != "file"),
+        ("kind", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("draw", pa.uint64()),
+        ("prefix", pa.dictionary(pa.int32(), pa.binary())),
+        ("ids", pa.list_(pa.int32())),
+        ("supervised", pa.list_(pa.bool_())),
+    ]
+)
+"""What becomes of a row: its line in the ledger, and if it is ready its tokens; `prefix` as `tree.plant` takes it."""
+LINE = [name for name in ledger.SCHEMA.names if name != "file"]
 
 
 def render(params: Params, curated: Path, ingested: Path, model: Path, rendered: Out) -> None:
     """Write trees for `connect`, `train` and `align`, the held-out examples as they will be asked, certificate and ledger.
 
     Raises:
-        ValueError: the chat template ends no answer, or a templated row's task has no instruction.
+        ValueError: the chat template ends no answer or tells the time, or a templated row's task has no instruction.
     """
+    rendered.mkdir(parents=True, exist_ok=True)
     instructions = read_instructions(ingested)
-
-    def asked(name: str) -> list[Example]:
-        return [conversation(row, instructions, params.seed) for row in example.read_all(curated / name)]
-
-    selected = {stage: behind(asked(stage)) for stage in TUNED}
-    grown: dict[str, Grown] = {stage: ([], []) for stage in TUNED}
-    for stage, trees, lines in proved(selected, ingested, model, params):
-        grown[stage][0].extend(trees)
-        grown[stage][1].extend(lines)
-    for stage, (trees, _) in grown.items():
-        tree.write(rendered / stage / shards.name(0), trees)
-    example.write(rendered / "held_out.parquet", asked("held_out"))
-    ledger.write(rendered / "ledger.parquet", [line for _, lines in grown.values() for line in lines])
-    certificate = {"checks": CHECKS, "stages": {stage: summary(*both) for stage, both in grown.items()}}
+    with Memo("render", params.model_dump(mode="json"), processor_of(model)) as memo:
+        proved = prove(params, curated, ingested, model, instructions, memo)
+        counted = {stage: summary(files, plant(files, params.max_tokens, rendered / stage)) for stage, files in proved.items()}
+        lines = [pq.read_table(file, columns=LINE) for files in proved.values() for file in files]
+    write_ledger(rendered / "ledger.parquet", lines)
+    write_held_out(rendered / "held_out.parquet", curated / "held_out", instructions, params)
+    certificate = {"checks": CHECKS, "stages": counted}
     (rendered / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
 
 
-def read_instructions(ingested: Path) -> dict[tuple[str, str], list[str]]:
-    """The expert-written instructions of each (source, task)."""
-    found = {}
-    for path in sorted(ingested.glob("*/instructions.json")):
-        for task, about in json.loads(path.read_text(encoding="utf-8")).items():
-            found[path.parent.name, task] = about["instructions"]
-    return found
+def processor_of(model: Path) -> list[list[str]]:
+    """The files of the folder `model` that say what its processor writes, and what they hold; its weights say nothing of it."""
+    return [[path.name, digest(path)] for path in sorted(model.iterdir()) if path.is_file() and path.suffix != ".safetensors"]
 
 
-def conversation(row: Example, instructions: dict[tuple[str, str], list[str]], seed: int) -> Example:
-    """`row` as it will be asked: with one of its task's instructions if it is templated, and its pictures first.
+def prove(
+    params: Params, curated: Path, ingested: Path, model: Path, instructions: Instructions, memo: Memo
+) -> dict[str, list[Path]]:
+    """For each tuning stage and shard of its rows a file of `PROVED`; only those that no earlier run made are made."""
+    sizes = Sizes(ingested)
+    found: dict[tuple[str, Path], Path | None] = {}
+    keys: dict[tuple[str, Path], list[object]] = {}
+    for stage in TUNED:
+        for shard in shards.of(curated / stage):
+            table = sizes.beside(pq.read_table(shard))
+            sources = sorted(set(table["source"].unique().to_pylist()))
+            asked = [[*key, list(texts)] for key, texts in sorted(instructions.items()) if key[0] in sources]
+            keys[stage, shard] = [stage, shard, asked, *(table[name].combine_chunks().flatten().to_pylist() for name in SIZES)]
+            found[stage, shard] = memo.recall(*keys[stage, shard])
+    missing = [one for one, path in found.items() if path is None]
+    given = (model, params, instructions)
+    pieces = ((stage, sizes.beside(pq.read_table(shard))) for stage, shard in missing)
+    tables = mapped(Renderer, given, pieces) if missing else iter(())
+    for one, table in zip(missing, progress(tables, "render", "shard", total=len(missing)), strict=True):
+        found[one] = memo.keep(partial(write_proved, rows=table), *keys[one])
+    return {stage: [path for (of, _), path in found.items() if of == stage and path is not None] for stage in TUNED}
 
-    Which instruction is drawn depends on the row and the seed alone, so adding rows changes no other.
 
-    Raises:
-        ValueError: the row is templated, and its source has no instruction for its task.
-    """
-    turns = image_first(row.turns, len(row.images))
-    if row.templated:
-        choices = instructions.get((row.source, row.task))
-        if not choices:
+SIZES = ("width", "height")
+
+
+class Sizes:
+    """Width and height of every stored picture, from the looks that were kept with them; no picture is opened."""
+
+    def __init__(self, ingested: Path) -> None:
+        columns = ["sha256", *SIZES]
+        files = [shard for store in stores(ingested) for shard in shards.of(store / "images")]
+        empty = pa.table({"sha256": pa.array([], pa.string()), **{name: pa.array([], pa.int32()) for name in SIZES}})
+        self.looks = pa.concat_tables([empty, *(pq.read_table(file, columns=columns) for file in files)]).combine_chunks()
+        self.ingested = ingested
+
+    def beside(self, rows: pa.Table) -> pa.Table:
+        """`rows` with the columns `SIZES`: a list for each row, in pixels, of its pictures.
+
+        Raises:
+            ValueError: a picture is not in the stores, or was not measured there.
+        """
+        images = rows["images"].combine_chunks()
+        digests = images.flatten()
+        place = pc.index_in(digests, value_set=self.looks["sha256"])
+        measured = self.looks.take(place)
+        if measured["width"].null_count:
+            digest = digests[pc.index(measured["width"].is_null(), True).as_py()]
             raise ValueError(
-                f"row {row.row} of source {row.source} needs an instruction for task {row.task!r}, but the source has none; "
-                f"add it to the file that ingest.sources.{row.source}.instructions names"
+                f"picture {digest} of the curated rows was not measured, or is not in {self.ingested}; rows with such pictures "
+                "are quarantined by validate: run `dvc repro`"
             )
-        draw = hashlib.sha256(f"{seed}/{row.source}/{row.row}".encode()).digest()
-        instruction = choices[int.from_bytes(draw[:8]) % len(choices)]
-        marks, given = (
-            turns[0].text[: len(example.IMAGE) * len(row.images)],
-            turns[0].text[len(example.IMAGE) * len(row.images) :],
-        )
-        turns = (Turn("user", marks + "\n\n".join(part for part in (instruction, given) if part)), *turns[1:])
-    return replace(row, turns=turns, templated=False)
+        for name in SIZES:
+            rows = rows.append_column(name, pa.ListArray.from_arrays(images.offsets, measured[name].combine_chunks()))
+        return rows
 
 
-def behind(rows: Iterable[Example]) -> list[list[Example]]:
-    """`rows` by their pictures, in the order of these; text alone has no prefix to share, so each such row is a group."""
-    groups: dict[tuple[str, ...], list[Example]] = {}
-    for row in rows:
-        groups.setdefault(row.images or ("text", row.source, str(row.row)), []).append(row)
-    return [group for _, group in sorted(groups.items())]
+class Renderer:
+    """Makes of curated rows what `PROVED` has."""
 
-
-def proved(
-    selected: Mapping[str, list[list[Example]]], ingested: Path, model: Path, params: Params
-) -> Iterator[tuple[str, list[Tree], list[ledger.Line]]]:
-    """For each group of each tuning stage: the stage, and what becomes of the group. Processes take some groups at a time."""
-    stages = chain.from_iterable([stage] * len(groups) for stage, groups in selected.items())
-    grown = mapped(Grower, (model, params.max_tokens), pieces(selected, ingested))
-    total = sum(map(len, selected.values()))
-    for stage, one in zip(stages, progress(chain.from_iterable(grown), "render", "tree", total=total), strict=True):
-        yield stage, *one
-
-
-def pieces(selected: Mapping[str, list[list[Example]]], ingested: Path) -> Iterator[list[Group]]:
-    """Some groups at a time, with their pictures; of the pictures, only one stage's are in memory."""
-    for stage, groups in selected.items():
-        content = dict(read_images(stores(ingested), {digest for group in groups for digest in group[0].images}))
-        for first in range(0, len(groups), PIECE):
-            yield [
-                Group(stage, tuple(group), tuple(content[digest] for digest in group[0].images))
-                for group in groups[first : first + PIECE]
-            ]
-
-
-class Grower:
-    """Makes trees of groups of conversations whose tokens are proved."""
-
-    def __init__(self, model: Path, max_tokens: int) -> None:
+    def __init__(self, model: Path, params: Params, instructions: Instructions) -> None:
         """Read the processor in the folder `model`.
 
         Raises:
-            ValueError: its chat template ends no answer.
+            ValueError: its chat template ends no answer, or tells the time.
         """
         from stages.models.loading import load_processor, load_stops  # here, for it takes seconds: each process does it once
 
-        self.chat, self.max_tokens = Chat(load_processor(model), load_stops(model)), max_tokens
+        self.chat, self.params, self.instructions = Chat(load_processor(model), load_stops(model)), params, instructions
         check_end(self.chat, model)
+        check_clock(self.chat, model)
 
-    def __call__(self, groups: Sequence[Group]) -> list[Grown]:
-        """Trees of the rows of each group whose tokens are proved, and for every row the state it ends in."""
-        return [self._grow(group) for group in groups]
+    def __call__(self, piece: tuple[str, pa.Table]) -> pa.Table:
+        """A table of `PROVED`, sorted by pictures, text alone last; rows about the same ones as they came."""
+        stage, table = piece
+        seed, suffixes = self.params.seed, self.params.suffixes
+        rows = example.examples_of(table)
+        draws = [draw(row, seed, "viewer") for row in rows]
+        rows = [conversation(row, self.instructions, seed, suffixes) for row in rows]
+        measured = zip(*(table[name].to_pylist() for name in SIZES), strict=True)
+        sizes = [tuple(zip(widths, heights, strict=True)) for widths, heights in measured]
+        proved = prove_all(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
+        ended = [self._ended(one, stage) for one in proved]
+        ready = [
+            one if state == "ready" and isinstance(one, Tokens) else NO_TOKENS
+            for one, (state, _) in zip(proved, ended, strict=True)
+        ]
+        columns = {name: pa.array([getattr(row, name) for row in rows], PROVED.field(name).type) for name in OF_ROW}
+        columns |= {"state": pa.array([state for state, _ in ended]), "reason": pa.array([reason for _, reason in ended])}
+        columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready)}
+        made = pa.table([columns[name] for name in PROVED.names], schema=PROVED)
+        return made.take(by_pictures(made))
 
-    def _grow(self, group: Group) -> Grown:
-        shown = [Image.open(io.BytesIO(picture), formats=FORMATS).convert("RGB") for picture in group.pictures]
-        sound, lines = [], []
-        for row, tokens in zip(group.rows, prove_all(self.chat, [row.turns for row in group.rows], shown), strict=True):
-            state, reason = "ready", group.stage
-            if isinstance(tokens, Unproved):
-                state, reason = "uncertified", str(tokens)
-            elif len(tokens.ids) > self.max_tokens:
-                state, reason = "too_long", f"max_tokens: {len(tokens.ids)} tokens of {self.max_tokens}"
-            else:
-                sound.append((row, tokens))
-            lines.append(ledger.Line(row.source, row.row, row.id, row.task, state, reason))
-        return list(plant(group.rows[0].images, sound, self.max_tokens)), lines
-
-
-def plant(images: tuple[str, ...], proved: Sequence[tuple[Example, Tokens]], max_tokens: int) -> Iterator[Tree]:
-    """One tree of the conversations behind `images`; another is begun where one would grow over `max_tokens`."""
-    branches: list[Branch] = []
-    prefix: tuple[int, ...] = ()
-    size = 0
-    for row, tokens in proved:
-        own, cut = tokens.ids[: tokens.image_end], tokens.image_end
-        branch = Branch(row.source, row.row, row.task, row.kind, tokens.ids[cut:], tokens.supervised[cut:])
-        if branches and (own != prefix or size + len(branch.ids) > max_tokens):
-            yield Tree(images, prefix, tuple(branches))
-            branches = []
-        if not branches:
-            prefix, size = own, len(own)
-        branches.append(branch)
-        size += len(branch.ids)
-    if branches:
-        yield Tree(images, prefix, tuple(branches))
+    def _ended(self, tokens: Tokens | Unproved, stage: str) -> tuple[str, str]:
+        """State and reason."""
+        if isinstance(tokens, Unproved):
+            return "uncertified", str(tokens)
+        length = len(tokens.prefix) + len(tokens.own)
+        if length > self.params.max_tokens:
+            return "too_long", f"max_tokens: {length} tokens of {self.params.max_tokens}"
+        return "ready", stage
 
 
-def summary(trees: Sequence[Tree], lines: Sequence[ledger.Line]) -> dict[str, int | dict[str, int]]:
-    """What the certificate says of one stage: rows by state, and the sizes of what was proved."""
-    branches = [branch for one in trees for branch in one.branches]
+OF_ROW = ("source", "row", "id", "task", "kind", "images")
+NO_TOKENS = Tokens((), array("i"), ())
+
+
+def _arrays(tokens: Sequence[Tokens]) -> dict[str, pa.Array]:
+    """`prefix`, `ids` and `supervised` of `PROVED`."""
+    prefixes: dict[tuple[int, ...], int] = {}
+    codes = [prefixes.setdefault(one.prefix, len(prefixes)) for one in tokens]
+    ends = np.cumsum([0, *(len(one.own) for one in tokens)], dtype=np.int32)
+    ids = np.frombuffer(b"".join(array("i", one.own).tobytes() for one in tokens), np.int32)
+    steps = np.zeros(len(ids) + 1, np.int8)
+    spans = [
+        (begin + start, begin + end) for begin, one in zip(ends.tolist(), tokens, strict=False) for start, end in one.answers
+    ]
+    np.add.at(steps, [start for start, _ in spans], 1)
+    np.subtract.at(steps, [end for _, end in spans], 1)
+    distinct = pa.array([array("i", one).tobytes() for one in prefixes], pa.binary())
     return {
-        "rows": dict(sorted(Counter(line.state for line in lines).items())),
-        "failed_checks": dict(
-            sorted(Counter(line.reason.split(":")[0] for line in lines if line.state == "uncertified").items())
-        ),
-        "trees": len(trees),
-        "branches": len(branches),
-        "tokens": sum(one.tokens for one in trees),
-        "supervised_tokens": sum(sum(branch.supervised) for branch in branches),
-        "tokens_as_separate_rows": sum(len(one.prefix) * len(one.branches) + one.tokens - len(one.prefix) for one in trees),
+        "prefix": pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), distinct),
+        "ids": pa.ListArray.from_arrays(pa.array(ends), pa.array(ids, pa.int32())),
+        "supervised": pa.ListArray.from_arrays(pa.array(ends), pa.array(np.cumsum(steps[:-1]).astype(bool))),
     }
+
+
+def by_pictures(rows: pa.Table) -> pa.Array:
+    """The order of `rows` by their pictures, text alone last; rows about the same ones stay as they come."""
+    key = pc.binary_join(rows["images"].combine_chunks(), "")
+    order = pa.table({"text": pc.equal(key, ""), "key": key, "place": np.arange(len(rows))})
+    return pc.sort_indices(order, [(name, "ascending") for name in order.column_names])
+
+
+def write_proved(path: Path, rows: pa.Table) -> None:
+    """Write a table of `PROVED`, sorted as `by_pictures` has it, in a row group for each of `GROUPS` and one for text alone."""
+    groups = group_of(rows["images"].combine_chunks())
+    present, starts = np.unique(groups, return_index=True)
+    ends = [*starts.tolist(), len(rows)][1:]
+    with pq.ParquetWriter(path, PROVED, compression="zstd") as writer:
+        for start, end in zip(starts.tolist(), ends, strict=True):
+            writer.write_table(rows.slice(start, end - start))
+        writer.add_key_value_metadata({"groups": json.dumps(present.tolist())})
+
+
+def group_of(images: pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each row the part of a shard that it belongs to: by the first bits of its first picture's digest."""
+    key = pc.utf8_slice_codeunits(pc.binary_join(images, ""), 0, 2).to_pylist()
+    return np.array([int(two, 16) * GROUPS // 256 if two else GROUPS for two in key], np.int64)
+
+
+def plant(files: Sequence[Path], max_tokens: int, folder: Path) -> dict[str, int]:
+    """Write the trees of the ready rows of `files` into shards of `folder`, and say what they come to."""
+    counted = tree.sizes(tree.SCHEMA.empty_table())
+    for number, rows in enumerate(parts(files)):
+        ready = rows.filter(pc.equal(rows["state"], "ready"))
+        trees = tree.plant(ready.take(by_pictures(ready)), max_tokens)
+        tree.write_table(folder / shards.name(number), trees)
+        counted = {name: counted[name] + more for name, more in tree.sizes(trees).items()}
+    return counted
+
+
+def parts(files: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of `files` for one shard of trees after the other: by the first bits of their pictures' digest, then text alone.
+
+    One shard is enough for few rows. Of more, each row of one picture has its place in one shard, whatever file it is in.
+    """
+    opened = [pq.ParquetFile(file) for file in files]
+    groups = [json.loads(file.metadata.metadata[b"groups"]) for file in opened]
+    held = [
+        (group, place, number, file.metadata.row_group(place).num_rows)
+        for number, (file, present) in enumerate(zip(opened, groups, strict=True))
+        for place, group in enumerate(present)
+    ]
+    total = sum(rows for *_, rows in held)
+    pictured = sum(rows for group, *_, rows in held if group < GROUPS)
+    some = 1
+    while some < GROUPS and pictured > some * ROWS_A_SHARD:
+        some *= 2
+    # Which shard a group of rows goes to; text alone comes last, in the order in which it came.
+    of_part: dict[int, list[tuple[int, int]]] = {}
+    text = 0
+    for group, place, number, rows in held:
+        part = 0 if total <= ROWS_A_SHARD else group * some // GROUPS
+        if part == some:
+            part += text // ROWS_A_SHARD
+            text += rows
+        of_part.setdefault(part, []).append((number, place))
+    for _, wanted in sorted(of_part.items()):
+        read = [opened[number].read_row_group(place) for number, place in wanted]
+        yield pa.concat_tables(read).unify_dictionaries().combine_chunks()
+    if not of_part:
+        yield PROVED.empty_table()
+
+
+def summary(files: Sequence[Path], planted: dict[str, int]) -> dict[str, int | dict[str, int]]:
+    """What the certificate says of one stage: rows by state, and the sizes of what was proved."""
+    rows: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    for file in files:
+        ended = pq.read_table(file, columns=["state", "reason"])
+        rows.update(ended["state"].to_pylist())
+        bad = ended.filter(pc.equal(ended["state"], "uncertified"))
+        failed.update(ledger.reason_name(reason) for reason in bad["reason"].to_pylist())
+    return {"rows": dict(sorted(rows.items())), "failed_checks": dict(sorted(failed.items())), **planted}
+
+
+def write_ledger(path: Path, ended: Sequence[pa.Table]) -> None:
+    """Write the lines of the stage's ledger."""
+    lines = pa.concat_tables([ledger.SCHEMA.empty_table().select(LINE), *ended])
+    ledger.write_table(path, lines.append_column("file", pa.repeat("", len(lines))))
+
+
+def write_held_out(path: Path, folder: Path, instructions: Instructions, params: Params) -> None:
+    """Write the held-out rows as they will be asked, a shard of curated rows at a time."""
+    with pq.ParquetWriter(path, example.SCHEMA) as writer:
+        for shard in shards.of(folder):
+            rows = [conversation(row, instructions, params.seed, params.suffixes) for row in example.read(shard)]
+            writer.write_table(example.table_of(rows))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ class Params(Tuning):
 
 
 def train(
-    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out
+    params: Params, rendered: Path, former: Path, ingested: Path, base: Path, model: Out, metrics: Out, curve: Out, ledger: Out
 ) -> None:
     """Tune the model in `base` on the trees of `rendered`, and again on a share of those of `former`."""
-    launch("train", params, rendered, former, ingested, base, model, metrics, curve)
+    launch("train", params, rendered, former, ingested, base, model, metrics, curve, ledger)
 
 
 if __name__ == "__main__":

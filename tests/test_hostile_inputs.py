@@ -6,6 +6,8 @@ import json
 import random
 import stat
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,14 +18,25 @@ from stages import curate as curating
 from stages import ingest as ingesting
 from stages import validate as validating
 from stages.corpus import ledger
+from stages.corpus.coreset import Coreset
+from stages.running.section import read_params
 
-ALLOWED = validating.Params(min_side=16, max_side=4096, max_answer_words=100, max_quarantined=1.0)
+PARAMS = read_params(Path(__file__).parents[1] / "params.yaml")
+ALLOWED = validating.Params.model_validate(
+    {**PARAMS["validate"], "max_side": 4096, "max_answer_words": 100, "max_quarantined": 1.0}
+)
 CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
     duplicates=curating.Duplicates(near=False, distance=0),
     contamination=curating.Contamination.model_construct(benchmarks=[]),
-    train=curating.Train(sources=["wild"], tasks=None, rows_per_task=3, quotas=curating.Quotas(domains=None, kinds=None)),
+    train=curating.Train(
+        sources=["wild"],
+        tasks=None,
+        rows_per_task=3,
+        quotas=curating.Quotas(domains=None, kinds=None),
+        coreset=Coreset.model_validate(PARAMS["curate"]["train"]["coreset"]),
+    ),
     align=curating.Align.model_construct(sources=[]),
     balance=True,
     held_out=0.2,
@@ -44,29 +57,33 @@ def talk(image, question="<image>\nWhat is it?", answer="a square", **more):
 def chain(folder, rows, images="images", format="llava"):
     """The final ledger line of every row, after ingest, validate and curate."""
     (folder / "rows.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    source = ingesting.Source(
-        format=format, folder="unused", annotations="rows.json", instructions=None, images=images, origin="human"
-    )
+    unsaid = dict.fromkeys(("hub", "instructions", "licence", "language", "exclude"))
+    source = ingesting.Source(format=format, folder="unused", annotations="rows.json", images=images, origin="human", **unsaid)
     data = folder / "data"
     ingesting.ingest(
         ingesting.Params(sources={"wild": source}, shard_rows=1000, shard_mib=1), "wild", folder, data / "ingest" / "wild"
     )
-    validating.validate(ALLOWED, data / "ingest", data / "validate")
+    (data / "accepted").mkdir()
+    validating.validate(ALLOWED, data / "ingest", data / "accepted", data / "validate")
     curating.curate(CHOICE, data / "validate", data / "ingest", data, "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
-    learned = [
-        ledger.Line(line.source, line.row, line.id, line.task, "ready", "train") for line in third if line.state == ledger.ON
+    going = ledger.join([first, second, third], whole=False)
+    final = [
+        line if line.state != ledger.ON else replace(line, state="ready", reason="train") for line in ledger.lines_of(going)
     ]
-    ended = [line for line in third if line.state != ledger.ON]
-    final = ledger.join([first, second, ended + learned])
     assert [line.row for line in final] == list(range(len(first)))
     return final
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory, monkeypatch):
+    """What a stage keeps for its next run is kept below the folder it stands in, which is not the project's here."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 @pytest.fixture
-def wild(tmp_path, monkeypatch):
+def wild(tmp_path):
     """A folder source with everything wrong in it that a folder can have, and two good pictures."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.txt").write_text("secret")
     root = tmp_path / "images"
     root.mkdir()
@@ -119,7 +136,7 @@ def test_every_hostile_row_ends_in_its_named_state(wild):
     final = chain(wild, [row for row, _, _ in HOSTILE])
     ends = [(line.state, ledger.reason_name(line.reason)) for line in final]
     assert ends == [(state, reason) for _, state, reason in HOSTILE]
-    assert sum(count.rows for count in ledger.funnel(final)) == len(HOSTILE)
+    assert sum(count.rows for count in ledger.funnel(ledger.table_of(final))) == len(HOSTILE)
 
 
 def chat(asked, answer="a square", images=(), **more):

@@ -233,7 +233,7 @@ def _hashes(readers: Mapping[str, Callable[[], bytes]], names: Mapping[str, str]
         for piece in pieces:
             kept = memo.recall(piece)
             assert kept, "the memo lost what it has just kept"
-            tables.append(pl.read_parquet(kept))
+            tables.append(pl.read_parquet(kept, glob=False))
     return pl.concat(tables)
 
 
@@ -329,7 +329,7 @@ def _second_look(near: pl.DataFrame, stores: Sequence[Path], read: Mapping[str, 
         for key in keys:
             kept = memo.recall(key)
             assert kept, "the memo lost what it has just kept"
-            tables.append(pl.read_parquet(kept))
+            tables.append(pl.read_parquet(kept, glob=False))
     seen = near.join(pl.concat(tables), on=["sha256", "item_sha256"], how="left", maintain_order="left")
     assert not seen["likeness"].null_count(), "a suspect's picture lies in no store"
     return seen.select("likeness", "patch", "tone")

@@ -1,7 +1,8 @@
 """An example: image(s) and one conversation about them, with its task, kind and origin; and a table of them in Parquet."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,6 +46,8 @@ class Example:
     turns: tuple[Turn, ...]
     templated: bool
     """True: the first user turn is bare input, to which `render` adds one of the task's instructions."""
+    language: str = ""
+    """What the conversation is written in, as BCP 47 names it (`en`, `zh`); empty where neither row nor source says."""
 
 
 SCHEMA = pa.schema(
@@ -59,22 +62,44 @@ SCHEMA = pa.schema(
         ("images", pa.list_(pa.string())),
         ("turns", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
         ("templated", pa.bool_()),
+        ("language", pa.string()),
     ]
 )
 
 
 def write(path: Path, examples: Iterable[Example]) -> None:
-    """Write `examples` as one Parquet file, in a folder made for it; equal examples give equal bytes."""
+    """Write `examples` as one Parquet file, as `write_table`."""
+    write_table(path, table_of(examples))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of `SCHEMA` as one Parquet file, in a folder made for it; equal rows give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table_of(examples), path)
+    # Where a table was put together is no part of what it holds, but pages of a file end there.
+    pq.write_table(table.combine_chunks(), path)
 
 
 def table_of(examples: Iterable[Example]) -> pa.Table:
     """`examples` as an Arrow table of `SCHEMA`."""
     rows = list(examples)
-    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "turns"}
-    columns["turns"] = [[{"role": turn.role, "text": turn.text} for turn in row.turns] for row in rows]
-    return pa.table(columns, schema=SCHEMA)
+    columns = {
+        field.name: pa.array([getattr(row, field.name) for row in rows], field.type)
+        for field in SCHEMA
+        if field.name != "turns"
+    }
+    return pa.table({**columns, "turns": turns_of([row.turns for row in rows])}).select(SCHEMA.names).cast(SCHEMA)
+
+
+def turns_of(conversations: Sequence[Sequence[Turn]]) -> pa.ListArray:
+    """The column `turns` of conversations, made as Arrow holds it: texts in one column, and beside it where each row ends.
+
+    Raises:
+        UnicodeEncodeError: a text holds half of a surrogate pair.
+    """
+    ends = list(accumulate(map(len, conversations), initial=0))
+    spoken = [turn for turns in conversations for turn in turns]
+    roles, texts = (pa.array([getattr(turn, name) for turn in spoken], pa.string()) for name in ("role", "text"))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.StructArray.from_arrays([roles, texts], ["role", "text"]))
 
 
 def read(path: Path) -> list[Example]:

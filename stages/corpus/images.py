@@ -1,17 +1,29 @@
-"""The image store: each picture once, by the sha256 of its bytes as they came, with what a look at it found, in shards."""
+"""The image store: each picture once, by the sha256 of its bytes as they came, with what a look at it found, in shards.
+
+A shard holds pictures in the order in which their rows came, and ends when it is full; so which pictures share one hangs on
+nothing else, and neither threads nor what was kept of earlier runs (`Kept`) changes a byte.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus import shards
 from stages.corpus.decoding import MAX_SIDE, Look, look
+from stages.corpus.kept import Kept, KeptShard
+from stages.running.compute import used
+from stages.running.memo import place
 
 SCHEMA = pa.schema(
     [
@@ -23,88 +35,299 @@ SCHEMA = pa.schema(
         ("bytes", pa.binary()),
     ]
 )
+LOOKS = [name for name in SCHEMA.names if name != "bytes"]
 ROWS_A_GROUP = 100
+BLOCK = 6
+"""Pictures handed to a thread at once, for to hand one over costs a tenth of a look at it."""
+AHEAD = 3
+"""Blocks handed out beforehand to each thread, so that none waits."""
+HELD = 64 * 2**20
+"""Bytes of pictures that may wait for their turn to be stored; while more do, none is handed out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A picture that was read, and what a look at it found; None if it was not looked at, because it is stored already."""
+
+    digest: bytes
+    content: bytes
+    look: Look | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Some pictures on their way: of each its name, its file's key, its number among those kept; and the others, being read."""
+
+    names: list[tuple[str, bytes | None, int]]
+    read: Future[list[_Seen | Exception]] | None
 
 
 class ImageWriter:
     """Collects images into `folder/images/00000.parquet`, …, a new shard each time `shard_mib` MiB are full."""
 
-    def __init__(self, folder: Path, shard_mib: int) -> None:
+    def __init__(self, folder: Path, shard_mib: int, kept: Kept | None = None) -> None:
+        """`kept`: of earlier runs; pictures that are the same then and now are neither read nor looked at nor written again."""
         self.folder = folder
         self.limit = shard_mib * 2**20
-        self.known: set[str] = set()
-        self.pending: list[dict[str, Any]] = []
-        self.shard: pq.ParquetWriter | None = None
-        self.shard_bytes = 0
+        self.kept = kept or Kept()
+        self.known: set[bytes] = set()
+        self.threads = min(used().processes, os.cpu_count() or 1)
+        self.pool = ThreadPoolExecutor(self.threads)
+        self.lock = threading.Lock()
+        self.held = 0
         self.shards = 0
+        # Of the shard at hand: how much it has, and a kept one as long as that begins the same; else what was made of it.
+        self.rows = self.bytes = 0
+        self.same: KeptShard | None = None
+        self.made = _Shard(self._path())
 
     def add(self, content: bytes) -> str:
         """Store `content` unless it is there already, and return its sha256 in hex."""
-        digest = hashlib.sha256(content).hexdigest()
-        if digest not in self.known:
-            self.known.add(digest)
-            self.pending.append({"sha256": digest, **asdict(look(content, MAX_SIDE)), "bytes": content})
-            self.shard_bytes += len(content)
-            full = self.shard_bytes >= self.limit
-            if full or len(self.pending) == ROWS_A_GROUP:
-                self._write_group()
-            if full:
-                self._close_shard()
+        return self._store(self._seen(content)).hex()
+
+    def add_all(self, contents: Iterable[bytes]) -> list[str]:
+        """As `add` of one after the other, in threads."""
+        found: list[str] = []
+        waiting: deque[Future[_Seen]] = deque()
+        for content in contents:
+            waiting.append(self.pool.submit(self._seen, content))
+            if len(waiting) > BLOCK * AHEAD * self.threads:
+                found.append(self._store(waiting.popleft().result()).hex())
+        return [*found, *(self._store(seen.result()).hex() for seen in waiting)]
+
+    def gather(
+        self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]
+    ) -> dict[str, str | Exception]:
+        """Read and store the pictures of `names`, in their order; of each name the sha256 in hex, or why it was refused.
+
+        `read` gives the picture of a name or raises `refused`; several threads call it at once. Memory holds some tens of
+        pictures, whatever the names.
+        """
+        found: dict[str, str | Exception] = {}
+        waiting: deque[_Block] = deque()
+
+        def take() -> None:
+            block = waiting.popleft()
+            seen = iter(block.read.result() if block.read else ())
+            for name, key, number in block.names:
+                digest = self._store_seen(next(seen)) if number < 0 else self._store_again(number, read, name, refused)
+                if isinstance(digest, bytes):
+                    self.kept.note(key, digest)
+                found[name] = digest.hex() if isinstance(digest, bytes) else digest
+
+        distinct = list(dict.fromkeys(names))
+        known = list(zip(distinct, *self.kept.numbers(distinct), strict=True))
+        for first in range(0, len(known), BLOCK):
+            block = known[first : first + BLOCK]
+            new = [name for name, _, number in block if number < 0]
+            waiting.append(_Block(block, self.pool.submit(self._read_all, read, new, refused) if new else None))
+            while len(waiting) > AHEAD * self.threads or (waiting and self.held > HELD):
+                take()
+        while waiting:
+            take()
+        return found
+
+    def _read_all(
+        self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]
+    ) -> list["_Seen | Exception"]:
+        found = []
+        for name in names:
+            seen = self._read(read, name, refused)
+            if isinstance(seen, _Seen):
+                self._hold(len(seen.content))
+            found.append(seen)
+        return found
+
+    def _store_seen(self, seen: "_Seen | Exception") -> bytes | Exception:
+        if isinstance(seen, Exception):
+            return seen
+        self._hold(-len(seen.content))
+        return self._store(seen)
+
+    def _read(self, read: Callable[[str], bytes], name: str, refused: type[Exception]) -> _Seen | Exception:
+        try:
+            return self._seen(read(name))
+        except refused as error:
+            return error
+
+    def _hold(self, size: int) -> None:
+        with self.lock:
+            self.held += size
+
+    def _seen(self, content: bytes) -> _Seen:
+        digest = hashlib.sha256(content).digest()
+        if digest in self.known:
+            return _Seen(digest, content, None)
+        number = self.kept.number(digest)
+        return _Seen(digest, content, look(content, MAX_SIDE) if number < 0 else self.kept.look(number))
+
+    def _store_again(self, number: int, read: Callable[[str], bytes], name: str, refused: type[Exception]) -> bytes | Exception:
+        """Store a kept picture, with its bytes from wherever they are cheap, and give its sha256."""
+        digest = self.kept.digest(number)
+        if digest in self.known or self._goes_on(digest):
+            return self._store(_Seen(digest, b"", None))
+        content = self.kept.content(number)
+        if content is None:
+            seen = self._read(read, name, refused)
+            return seen if isinstance(seen, Exception) else self._store(seen)
+        return self._store(_Seen(digest, content, self.kept.look(number)))
+
+    def _goes_on(self, digest: bytes) -> bool:
+        """Whether the shard at hand, with that picture next, still begins as a kept one does."""
+        same = self.same if self.rows else self.kept.beginning_with(digest)
+        return same is not None and same.has(self.rows, digest)
+
+    def _store(self, seen: _Seen) -> bytes:
+        digest = seen.digest
+        if digest in self.known:
+            return digest
+        self.known.add(digest)
+        if self._goes_on(digest):
+            self.same = self.same or self.kept.beginning_with(digest)
+            assert self.same is not None
+            size = int(self.same.sizes[self.rows])
+        else:
+            assert seen.look is not None, "a picture that was not looked at is stored already"
+            self._make_what_was_same()
+            self.made.append(digest, seen.content, seen.look)
+            size = len(seen.content)
+        self.rows += 1
+        self.bytes += size
+        if self.bytes >= self.limit:
+            self._close_shard()
         return digest
 
-    def _write_group(self) -> None:
-        # A group at a time, so that memory holds a hundred pictures and not a shard.
-        if self.shard is None:
-            # Pictures are compressed already, and never alike: a second compression and a dictionary only cost time.
-            self.shard = pq.ParquetWriter(
-                self.folder / "images" / shards.name(self.shards),
-                SCHEMA,
-                compression="none",
-                use_dictionary=["sha256"],
-                write_statistics=False,
-            )
-            self.shards += 1
-        self.shard.write_table(pa.Table.from_pylist(self.pending, schema=SCHEMA), row_group_size=ROWS_A_GROUP)
-        self.pending = []
+    def _make_what_was_same(self) -> None:
+        if self.same is not None:
+            for row, content in enumerate(self.same.contents(self.rows)):
+                self.made.append(self.same.digests[row].tobytes(), content, self.same.look(row))
+            self.same = None
 
     def _close_shard(self) -> None:
-        if self.shard is not None:
-            self.shard.close()
-        self.shard, self.shard_bytes = None, 0
+        path = self._path()
+        if self.same is not None and self.rows == len(self.same.digests):
+            place(self.same.path, path)
+            self.kept.keep_same(self.same)
+        else:
+            self._make_what_was_same()
+            self.made.close()
+            if self.rows:
+                self.kept.keep(path, self.made.digests, self.made.sizes, self.made.looks)
+        self.shards += 1
+        self.rows, self.bytes, self.same, self.made = 0, 0, None, _Shard(self._path())
+
+    def _path(self) -> Path:
+        return self.folder / "images" / shards.name(self.shards)
 
     def __enter__(self) -> "ImageWriter":
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        if kind is not None:
+            self.made.abandon()
+            return
         # A store without pictures is a store too: one empty shard.
-        if kind is None and (self.pending or not self.shards):
+        if self.rows or not self.shards:
+            self._close_shard()
+        self.kept.forget()
+
+
+class _Shard:
+    """A shard that is being written, a group at a time, so that memory holds a hundred pictures and not a shard."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: pq.ParquetWriter | None = None
+        self.digests: list[bytes] = []
+        self.sizes: list[int] = []
+        self.looks: list[Look] = []
+        self.pending: list[bytes] = []
+
+    def append(self, digest: bytes, content: bytes, seen: Look) -> None:
+        self.digests.append(digest)
+        self.sizes.append(len(content))
+        self.looks.append(seen)
+        self.pending.append(content)
+        if len(self.pending) == ROWS_A_GROUP:
             self._write_group()
-        self._close_shard()
+
+    def close(self) -> None:
+        if self.pending or self.file is None:
+            self._write_group()
+        assert self.file is not None
+        self.file.close()
+
+    def abandon(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def _write_group(self) -> None:
+        if self.file is None:
+            # Pictures are compressed already, and never alike: a second compression and a dictionary only cost time.
+            self.file = pq.ParquetWriter(
+                self.path, SCHEMA, compression="none", use_dictionary=["sha256"], write_statistics=False
+            )
+        first = len(self.digests) - len(self.pending)
+        looks = self.looks[first:]
+        columns = {
+            "sha256": [digest.hex() for digest in self.digests[first:]],
+            "width": [one.width for one in looks],
+            "height": [one.height for one in looks],
+            "whole": [one.whole for one in looks],
+            "phash": [one.phash for one in looks],
+            "bytes": pa.chunked_array([_as_array(content) for content in self.pending], pa.binary()),
+        }
+        self.file.write_table(pa.table(columns, schema=SCHEMA), row_group_size=ROWS_A_GROUP)
+        self.pending = []
+
+
+def _as_array(content: bytes) -> pa.Array:
+    """An array of that one value, without a copy of it; while the main thread copies, the others wait."""
+    return pa.Array.from_buffers(
+        pa.binary(), 1, [None, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content)]
+    )
 
 
 def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """(sha256, bytes) of each image of the stores in `folders` once, of `wanted` only if given; in the stores' order."""
+    """(sha256, bytes) of each image of the stores in `folders` once, of `wanted` only if given; in the stores' order.
+
+    Of the pictures nothing is read but row groups in which one is wanted; one group is in memory.
+    """
     seen: set[str] = set()
     for folder in folders:
         for shard in shards.of(folder / "images"):
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_A_GROUP, columns=["sha256", "bytes"]):
-                    for digest, content in zip(batch["sha256"].to_pylist(), batch["bytes"], strict=True):
-                        if digest not in seen and (wanted is None or digest in wanted):
-                            seen.add(digest)
-                            yield digest, content.as_py()
+                digests = file.read(columns=["sha256"])["sha256"].to_pylist()
+                first = 0
+                for group in range(file.num_row_groups):
+                    here = digests[first : first + file.metadata.row_group(group).num_rows]
+                    first += len(here)
+                    rows = [
+                        row for row, digest in enumerate(here) if digest not in seen and (wanted is None or digest in wanted)
+                    ]
+                    if rows:
+                        contents = file.read_row_group(group, columns=["bytes"])["bytes"]
+                        for row in rows:
+                            seen.add(here[row])
+                            yield here[row], contents[row].as_py()
+
+
+def looks_table(folders: Sequence[Path]) -> pa.Table:
+    """What a look at each picture of the stores in `folders` found, a row each: `LOOKS`; no picture is read."""
+    tables = [pq.read_table(shard, columns=LOOKS) for folder in folders for shard in shards.of(folder / "images")]
+    schema = pa.schema([SCHEMA.field(name) for name in LOOKS])
+    # A picture that several stores have was found the same by each.
+    distinct = pl.DataFrame(pa.concat_tables(tables or [schema.empty_table()])).unique(
+        "sha256", keep="first", maintain_order=True
+    )
+    return distinct.to_arrow().cast(schema)
 
 
 def read_looks(folders: Sequence[Path]) -> dict[str, Look]:
-    """What a look at each picture of the stores in `folders` found; none is decoded again."""
-    columns = ["sha256", "whole", "width", "height", "phash"]
-    return {
-        row.pop("sha256"): Look(**row)
-        for folder in folders
-        for shard in shards.of(folder / "images")
-        for row in pq.read_table(shard, columns=columns).to_pylist()
-    }
+    """What `looks_table` has, by sha256; for stores of few pictures."""
+    return {row.pop("sha256"): Look(**row) for row in looks_table(folders).to_pylist()}
 
 
 def stores(ingested: Path) -> list[Path]:

@@ -8,41 +8,48 @@ from typing import Any
 
 from stages.corpus.example import IMAGE
 from stages.corpus.text import CONTROL, SPECIAL
-from stages.formats.draft import Task, UnreadableError
+from stages.formats.draft import Task
+from stages.formats.hub import read_arrow, read_saved
+from stages.formats.json_lines import JsonLines
+from stages.formats.json_list import JsonList, called, not_json, not_readable, not_unicode
 from stages.formats.parquet import read_parquet
 from stages.formats.shards import read_samples
 
 FORBIDDEN = re.compile(f"{CONTROL}|{SPECIAL}|{re.escape(IMAGE)}|[\ud800-\udfff]")
-STREAMED: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": read_parquet, ".tar": read_samples}
-"""Files whose rows hold their pictures, so that all rows together may be larger than memory."""
+READERS: dict[str, Callable[[Path], Iterator[Any]]] = {".arrow": read_arrow, ".parquet": read_parquet, ".tar": read_samples}
+"""A file's suffix → what reads it, where it is not JSON."""
 
 
 def read_rows(path: Path) -> Iterator[Any]:
     """The rows of an annotation file, in its order, whatever each of them is.
 
-    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. A `.parquet` file and a
-    WebDataset shard (`.tar`) are read a few rows at a time, because they hold pictures. Any other file is one JSON list, or an
-    object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json).
+    A `.jsonl` file has a row a line, and a line that does not parse is yielded as `UnreadableError`. A `.parquet` or `.arrow`
+    file, a WebDataset shard (`.tar`) and a folder that `save_to_disk` made may hold pictures. Any other file is one JSON list,
+    or an object with the list under `data`, which may group rows into lists (the Vision-Flan site's data.json). None is ever
+    held whole, whatever its size.
 
     Raises:
         ValueError: the file is missing, is cut off or broken, or holds no list.
     """
-    if path.suffix == ".jsonl":
-        yield from _read_lines(path)
-        return
-    if path.suffix in STREAMED:
-        yield from STREAMED[path.suffix](_existing(path))
-        return
-    rows = _read_json(path)
-    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
-        rows = rows["data"]
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} must hold a JSON list of rows, got {_called(rows)}; is it the annotations file?")
-    for row in rows:
-        if isinstance(row, list):
-            yield from row
-        else:
-            yield row
+    text = text_of(path)
+    if text:
+        yield from text(path)
+    elif path.is_dir():
+        yield from read_saved(path)
+    else:
+        yield from READERS[path.suffix](existing(path))
+
+
+def text_of(path: Path) -> type[JsonLines] | type[JsonList] | None:
+    """What reads the file where it is text, which can be taken up again at any row; None where it is not.
+
+    Raises:
+        ValueError: the file is missing.
+    """
+    if path.is_dir() or path.suffix in READERS:
+        return None
+    existing(path)
+    return JsonLines if path.suffix == ".jsonl" else JsonList
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
@@ -53,8 +60,17 @@ def read_tasks(path: Path) -> dict[str, Task]:
     """
     entries = _read_json(path)
     if not isinstance(entries, dict):
-        raise ValueError(f"{path} must map tasks to their instructions, got {_called(entries)}")
+        raise ValueError(f"{path} must map tasks to their instructions, got {called(entries)}")
     return {name: _task(path, name, entry) for name, entry in entries.items()}
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """The names in a file that has one a line.
+
+    Raises:
+        ValueError: it is missing, or no UTF-8.
+    """
+    return frozenset(line.strip() for line in _read_text(path).splitlines() if line.strip())
 
 
 def _task(path: Path, name: str, entry: Any) -> Task:
@@ -81,26 +97,18 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        cut = ", where the file ends: it looks cut off" if error.pos >= len(text.rstrip()) else ""
-        raise ValueError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
-            f"(character {error.pos} of {len(text)}){cut}; copy or download it again, or mend it there"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
-        raise ValueError(f"{path} cannot be read as JSON: {error}; is it the annotations file?") from error
+        cut = error.pos >= len(text.rstrip())
+        raise not_json(path, error.msg, error.lineno, error.colno, error.pos, len(text), cut) from error
+    except (ValueError, RecursionError) as error:
+        raise not_readable(path, error) from error
 
 
-def _read_lines(path: Path) -> Iterator[Any]:
-    for line in _read_text(path).split("\n"):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield UnreadableError(f"not_json: {error}")
+def existing(path: Path) -> Path:
+    """`path`, if there is a file.
 
-
-def _existing(path: Path) -> Path:
+    Raises:
+        ValueError: there is none.
+    """
     if not path.is_file():
         raise ValueError(f"there is no file {path}; its name comes from this source's entry in params.yaml, section ingest")
     return path
@@ -108,12 +116,6 @@ def _existing(path: Path) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        return _existing(path).read_text(encoding="utf-8-sig")
+        return existing(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; convert it, or copy it again"
-        ) from error
-
-
-def _called(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
+        raise not_unicode(path, error.start, error.object[error.start]) from error

@@ -33,6 +33,8 @@ class Draft:
     images: tuple[str | bytes, ...]
     turns: tuple[Turn, ...]
     templated: bool
+    language: str = ""
+    """As BCP 47 names it; empty where the row and its file do not say."""
 
 
 UNKNOWN_DOMAIN = "other"

@@ -20,8 +20,9 @@ def pictures_in(row: Mapping[str, Any], name: str) -> tuple[Picture, ...]:
         UnreadableError: one of them is broken, empty, too large, or no picture at all.
     """
     value = row.get(name)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(picture(one, name) for one in values)
+    if value is None:
+        return ()
+    return tuple([picture(one, name) for one in value]) if isinstance(value, list) else (picture(value, name),)
 
 
 def picture(value: Any, where: str) -> Picture:

@@ -1,12 +1,13 @@
 """MMInstruct rows: LLaVA's, a row a line, in files whose names say the rest.
 
 `jsons_per_domain/qa_per_domain/<domain>_en.jsonl`: the domain is the file's name. `jsons_all/qa_en.jsonl`: all domains, and
-no row says which. `caption` in place of `qa`: the answers are captions. Rows declare no kind: how a question ends asks for one
-of four, in ten wordings each of English and of Chinese.
+no row says which. `caption` in place of `qa`: the answers are captions. `_cn` in place of `_en`: all is Chinese. Rows declare
+no kind: how a question ends asks for one of four, in ten wordings each of English and of Chinese.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +16,9 @@ from stages.formats import llava
 from stages.formats.draft import UNKNOWN_DOMAIN, Draft, Task, field
 from stages.formats.kinds import inferred
 
-LANGUAGE = re.compile(r"_(?:en|cn|zh)$")
+LANGUAGE = re.compile(r"_(en|cn|zh)$")
+LANGUAGES = {"en": "en", "cn": "zh", "zh": "zh"}
+"""How a file's name ends → what its rows are written in, as BCP 47 names it."""
 ALL_DOMAINS = {"caption", "qa"}
 """Files named so hold every domain."""
 CAPTIONS = re.compile(r"caption(?:_|$)")
@@ -37,14 +40,16 @@ PATTERNS = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in ENDING
 
 
 def rows(entry: Mapping[str, Any], file: str) -> Iterable[Mapping[str, Any]]:
-    """The object itself, with the domain its file is named after, and its kind where the file holds captions."""
+    """The object itself, with the domain and language its file is named after, and its kind where the file holds captions."""
     path = PurePosixPath(file)
     name = LANGUAGE.sub("", path.stem)
+    written = LANGUAGE.search(path.stem)
     holds_captions = any(CAPTIONS.match(part) for part in (*path.parent.parts, path.stem))
     yield {
         **entry,
         "domain": UNKNOWN_DOMAIN if name in ALL_DOMAINS else name,
         "type": "caption" if holds_captions else None,
+        "language": LANGUAGES[written[1]] if written else None,
     }
 
 
@@ -56,7 +61,8 @@ def read_row(row: Mapping[str, Any], tasks: Mapping[str, Task], source: str) -> 
     """
     kind = field(row, "type", str, "") or told(llava.read_turns(row))
     task = f"{source}+{field(row, 'domain', str, UNKNOWN_DOMAIN)}+{kind}"
-    return llava.read_row({**row, "type": kind, "task_name": task}, tasks, source)
+    draft = llava.read_row({**row, "type": kind, "task_name": task}, tasks, source)
+    return replace(draft, language=field(row, "language", str, ""))
 
 
 def told(turns: Sequence[Turn]) -> str:

@@ -24,12 +24,13 @@ def read_parquet(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):
-                yield from _rows(batch)
+                yield from rows_of(batch)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no whole Parquet file: {error}; copy or download it again") from error
 
 
-def _rows(batch: pa.RecordBatch) -> list[Any]:
+def rows_of(batch: pa.RecordBatch) -> list[Any]:
+    """The rows of a batch; one that Python cannot hold is `UnreadableError`, and ends alone."""
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError) as error:
@@ -37,4 +38,4 @@ def _rows(batch: pa.RecordBatch) -> list[Any]:
             # Parquet says that bytes are UTF-8 and does not look; so it is with dates.
             name = "not_unicode" if isinstance(error, UnicodeDecodeError) else "not_readable"
             return [UnreadableError(f"{name}: {error}")]
-        return [row for number in range(len(batch)) for row in _rows(batch.slice(number, 1))]
+        return [row for number in range(len(batch)) for row in rows_of(batch.slice(number, 1))]

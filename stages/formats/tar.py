@@ -1,12 +1,17 @@
 """A tar read in place: where each member's bytes lie in it. It is never unpacked, and only its plain files are read."""
 
+import os
 import tarfile
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal
 
 from stages.formats.draft import UnreadableError
+from stages.formats.files import stamped
+from stages.formats.paths import Paths
 
 BLOCK = tarfile.BLOCKSIZE
 AGAIN = "copy or download it again"
@@ -21,8 +26,14 @@ class Member:
     kind: Literal["file", "link", "other"]
 
 
+KINDS: tuple[Literal["file", "link", "other"], ...] = ("file", "link", "other")
+
+
 class Tar:
-    """An open tar, and its members in its order by the names they have there, however wild these are."""
+    """An open tar, and its members in its order by the names they have there, however wild these are.
+
+    Some eighty bytes of memory a member, and its name. Several threads may read it.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the tar and look at every header in it.
@@ -30,15 +41,35 @@ class Tar:
         Raises:
             ValueError: it is no tar, a compressed one, cut off, broken, or several in one.
         """
+        self.names = Paths()
+        self._offsets, self._sizes, self._kinds = array("Q"), array("Q"), array("B")
         try:
             self.file = path.open("rb")
         except OSError as error:
             raise ValueError(f"{path} cannot be opened: {error.strerror}") from error
         try:
-            self.listed = _listed(self.file, path)
+            self.stamped = stamped(os.fstat(self.file.fileno()))
+            for name, member in _listed(self.file, path):
+                self.names.append(name)
+                self._offsets.append(member.offset)
+                self._sizes.append(member.size)
+                self._kinds.append(KINDS.index(member.kind))
         except BaseException:
             self.file.close()
             raise
+
+    @property
+    def listed(self) -> Iterator[tuple[str, Member]]:
+        """The members by their names, anew each time."""
+        return ((self.names[number], self.member(number)) for number in range(len(self.names)))
+
+    def member(self, number: int) -> Member:
+        """The member of that number."""
+        return Member(self._offsets[number], self._sizes[number], KINDS[self._kinds[number]])
+
+    def stamp(self, number: int) -> str | None:
+        """A text that changes whenever the member of that number may have."""
+        return self.stamped and f"{self.stamped} {self._offsets[number]} {self._sizes[number]}"
 
     def read(self, member: Member, name: str, most: int) -> bytes:
         """The first `most` bytes of a member, which a row or the tar calls `name`.
@@ -51,8 +82,7 @@ class Tar:
         if member.kind == "other":
             raise UnreadableError(f"image_not_readable: {name} is no regular file")
         try:
-            self.file.seek(member.offset)
-            content = self.file.read(min(member.size, most))
+            content = os.pread(self.file.fileno(), min(member.size, most), member.offset)
         except OSError as error:
             raise UnreadableError(f"image_not_readable: {name}: {error.strerror}") from error
         if len(content) < min(member.size, most):
@@ -66,8 +96,7 @@ class Tar:
         self.file.close()
 
 
-def _listed(file: BinaryIO, path: Path) -> list[tuple[str, Member]]:
-    members = []
+def _listed(file: BinaryIO, path: Path) -> Iterator[tuple[str, Member]]:
     try:
         # Names are UTF-8 whatever the machine's own encoding is, so that a source reads the same everywhere.
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -78,14 +107,13 @@ def _listed(file: BinaryIO, path: Path) -> list[tuple[str, Member]]:
                     # tarfile would go back there, and round and round for ever.
                     raise tarfile.ReadError(f"a member of negative size at byte {info.offset}")
                 if not info.isdir():
-                    members.append((info.name, Member(info.offset_data, info.size, _kind(info))))
+                    yield info.name, Member(info.offset_data, info.size, _kind(info))
             end = tar.offset
     except Exception as error:
         # On broken headers tarfile raises what its parts raise: ReadError, ValueError, OverflowError, RecursionError, …
         hint = "it is compressed, and cannot be read in place: gunzip it or the like" if _is_compressed(file) else AGAIN
         raise ValueError(f"{path} is no whole tar: {error}; {hint}") from error
     _check_end(file, path, end)
-    return members
 
 
 def _kind(info: tarfile.TarInfo) -> Literal["file", "link", "other"]:

@@ -1,6 +1,7 @@
 """Great Expectations' own page about a run, as a page of ours that says the same each time and asks no server for its looks."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -17,12 +18,14 @@ from stages.pages.page import write_page
 SIGNS = {"check-circle": "✓", "times": "✗", "exclamation-triangle": "!"}
 
 
-def write_data_docs(path: Path, result: ExpectationSuiteValidationResult) -> None:
-    """Write Great Expectations' page about `result` on a page of ours, because its own loads its looks from servers.
+def write_data_docs(path: Path, results: Sequence[ExpectationSuiteValidationResult]) -> None:
+    """Write Great Expectations' pages about `results` on one page of ours, because its own load their looks from servers.
 
     The sections are HTML, and what comes from data is escaped in them already.
     """
-    write_page(path, "docs.html", sections=[Markup(_with_letters(section)) for section in _sections(result)])
+    write_page(
+        path, "docs.html", sections=[Markup(_with_letters(section)) for result in results for section in _sections(result)]
+    )
 
 
 def _sections(result: ExpectationSuiteValidationResult) -> list[str]:
@@ -59,5 +62,9 @@ def _escaped(value: Any) -> Any:
 
 
 def _with_letters(section: str) -> str:
-    """The section with its signs as letters; upstream they are glyphs of a font from a server."""
+    """The section with its signs as letters; upstream they are glyphs of a font from a server.
+
+    Links to other pages of Great Expectations, which nobody writes here, are words.
+    """
+    section = re.sub(r"""<a [^>]*href=["'][^"'#][^>]*>(.*?)</a>""", r"\1", section, flags=re.DOTALL)
     return re.sub(r'<i class="fas fa-([a-z-]+)[^>]*></i>', lambda sign: SIGNS.get(sign[1], ""), section)

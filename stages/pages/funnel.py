@@ -1,13 +1,14 @@
 """The funnel of rows: what each stage of the data half received, what ended there and why, what went on."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
 
 from stages.corpus import ledger
-from stages.corpus.ledger import ON, STATES, Line, reason_name
+from stages.corpus.ledger import CHAIN, ON, STATES, TUNING
 
-CHAIN = ("ingest", "validate", "curate", "render")
 MOST_REASONS = 6
 """Reasons named per state; the rest are counted together."""
 TOLD = {
@@ -24,10 +25,10 @@ TOLD = {
     "too_long": "longer than the model may read",
     "uncertified": "whose loss mask could not be proved",
     "ready": "ready to learn from",
+    "unseen": "ready, but the steps ended before their turn",
+    "trained": "learnt from",
 }
-TUNING = ("connect", "train", "align")
-"""What rows are ready for, in the order of the tuning stages."""
-KEPT = ("ready", "held_out")
+KEPT = ("ready", "trained", "held_out")
 """Ends that are no loss."""
 
 
@@ -91,33 +92,51 @@ class Funnel:
         return self.ends.get("ready", 0)
 
 
-def funnels(parts: Sequence[Sequence[Line]]) -> list[Funnel]:
-    """The funnel of all sources together, then of each; refuses ledgers that do not add up."""
+def funnels(parts: Sequence[pl.DataFrame]) -> list[Funnel]:
+    """The funnel of all sources together, then of each; refuses ledgers that do not add up.
+
+    `parts` are of the whole chain, as `ledger.read_parts` gives them.
+    """
     ledger.join(parts)
-    sources = sorted({line.source for line in parts[0]})
-    of_each = [funnel(source, [[line for line in part if line.source == source] for part in parts]) for source in sources]
-    return [funnel("all sources", parts), *of_each]
+    counted = [_counted(part) for part in parts]
+    sources = sorted(parts[0]["source"].unique().cast(pl.String))
+    of_each = [_funnel(source, [part.filter(pl.col("source") == source) for part in counted]) for source in sources]
+    return [_funnel("all sources", counted), *of_each]
 
 
-def funnel(source: str, parts: Sequence[Sequence[Line]]) -> Funnel:
-    """The funnel of the rows in `parts`, one part a stage."""
+def _counted(part: pl.DataFrame) -> pl.DataFrame:
+    """One stage's rows by source, state and the reason's name, with the detail of the first of each."""
+    detail = pl.col("reason").first().str.splitn(":", 2).struct[1].fill_null("").str.strip_chars()
+    name = ledger.reason_names().alias("name")
+    # A reason has thousands of details (`same_as: tasks#17`), so names are taken of the rows and only then counted.
+    return part.group_by("source", "state", name, maintain_order=True).agg(rows=pl.len(), detail=detail)
+
+
+def _funnel(source: str, parts: Sequence[pl.DataFrame]) -> Funnel:
+    """The funnel of the rows counted in `parts`, one part a stage."""
     steps = tuple(_step(stage, part) for stage, part in zip(CHAIN, parts, strict=True))
-    return Funnel(source, len(parts[0]), steps)
+    return Funnel(source, steps[0].received, steps)
 
 
-def _step(stage: str, part: Sequence[Line]) -> Step:
-    rows = Counter(line.state for line in part)
-    went_on = rows.pop(ON, 0)
-    ends = (_end(state, [line.reason for line in part if line.state == state]) for state in STATES if rows[state])
-    return Step(stage, len(part), went_on, tuple(ends))
+def _step(stage: str, part: pl.DataFrame) -> Step:
+    by_state: dict[str, list[dict[str, Any]]] = {}
+    for row in part.to_dicts():
+        by_state.setdefault(row["state"], []).append(row)
+    went_on = sum(row["rows"] for row in by_state.pop(ON, []))
+    ends = tuple(_end(state, by_state[state]) for state in STATES if state in by_state)
+    return Step(stage, went_on + sum(end.rows for end in ends), went_on, ends)
 
 
-def _end(state: str, reasons: Sequence[str]) -> End:
-    rows = Counter(map(reason_name, reasons))
-    details = {reason_name(reason): reason.partition(":")[2].strip() for reason in reversed(reasons)}
+def _end(state: str, counted: Sequence[Mapping[str, Any]]) -> End:
+    rows: dict[str, int] = {}
+    details: dict[str, str] = {}
+    for one in counted:  # one of each source
+        rows[one["name"]] = rows.get(one["name"], 0) + one["rows"]
+        details.setdefault(one["name"], one["detail"])
     if state == "ready":
         order = sorted(rows, key=lambda name: (TUNING.index(name) if name in TUNING else len(TUNING), name))
     else:
         order = sorted(rows, key=lambda name: (-rows[name], name))[:MOST_REASONS]
     named = tuple(Reason(name, rows[name], details[name]) for name in order)
-    return End(state, len(reasons), named, len(reasons) - sum(reason.rows for reason in named))
+    total = sum(rows.values())
+    return End(state, total, named, total - sum(reason.rows for reason in named))

@@ -15,6 +15,7 @@ import yaml
 from stages.running.command import WORK
 from stages.running.compute import Compute
 from stages.running.mend import put_torn_aside
+from stages.running.places import is_url
 from stages.running.section import Section, read_params, section_of
 
 STAGES = Path("stages")
@@ -136,7 +137,7 @@ def _missing_sources(sources: dict[str, str], params: Path, stages: dict[str, An
         f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
         "correct it there, or put the data where it points"
         for name, folder in sources.items()
-        if not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made)
+        if not is_url(folder) and not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made)
     ]
 
 

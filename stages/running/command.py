@@ -3,11 +3,12 @@
 The function's signature is the command line. Its first argument is the stage's `Params`, which comes from the params file;
 the rest are words of the command, in order. An argument annotated `Path` is read and must exist; one annotated `Out` is
 written: the function is handed a place beside it, and only a run that ends well moves that into place, so an output is
-whole or absent, whenever the process is killed. A `str` is passed as it is.
+whole or absent, whenever the process is killed. Either may be a URL (`stages/running/places.py`). A `str` is passed as it is.
 """
 
 import argparse
 import contextlib
+import hashlib
 import inspect
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from stages.running.compute import Compute, use
 from stages.running.garbage import imported
 from stages.running.leash import alone, follow_parent
+from stages.running.places import fetch, is_url, send
 from stages.running.section import Section, read_params, section_of
 
 Out = Annotated[Path, "written whole or not at all"]
@@ -38,7 +40,7 @@ def run(stage: Callable[..., None]) -> None:
         use(section_of(Compute, "compute", sections, arguments.params))
         # Named by what is written: two runs that write to one place exclude each other, whatever else they are told.
         written = next(getattr(arguments, word) for word, kind in _words(stage).items() if get_origin(kind) is Annotated)
-        lock = ".".join([name, *Path(written).parts]).replace("/", "")
+        lock = ".".join([name, *Path(written).parts]).replace("/", "").replace(":", "")
         with alone(lock, WORK), _whole_outputs(stage, arguments) as words:
             stage(params, **words)
     except (ValueError, FileNotFoundError) as error:
@@ -74,28 +76,36 @@ def _parser(stage: Callable[..., None]) -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def _whole_outputs(stage: Callable[..., None], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     words: dict[str, Any] = {}
-    moves: list[tuple[Path, Path]] = []
+    moves: list[tuple[Path, Path, str]] = []
     for name, kind in _words(stage).items():
         given = getattr(arguments, name)
         if get_origin(kind) is Annotated:
-            final = Path(given)
+            final = _here(given)
             partial = final.with_name(f".{final.name}.partial")
             final.parent.mkdir(parents=True, exist_ok=True)
             _remove(partial)
-            moves.append((partial, final))
+            moves.append((partial, final, given))
             words[name] = partial
         elif kind is Path:
-            words[name] = Path(given)
+            words[name] = fetch(given, WORK) if is_url(given) else Path(given)
             if not words[name].exists():
                 raise ValueError(f"{name}: there is nothing at {given}; `dvc repro` makes what a stage reads")
         else:
             words[name] = given
     yield words
-    for partial, final in moves:
+    for partial, final, _ in moves:
         assert partial.exists(), f"{stage.__name__} wrote nothing to {final}"
-    for partial, final in moves:
+    for partial, final, given in moves:
         _remove(final)
         partial.rename(final)
+        if is_url(given):
+            send(final, given)
+            _remove(final)
+
+
+def _here(given: str) -> Path:
+    """Where on this disk an output is made: at its own place, or what goes to another store, below `WORK`."""
+    return WORK / "outgoing" / hashlib.sha256(given.encode()).hexdigest()[:16] if is_url(given) else Path(given)
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Where pieces of work are done. No output depends on it, so no stage runs again because of it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from stages.running.section import Section
 
@@ -16,6 +16,13 @@ class Compute(Section):
     """The cluster's address, host:port or auto; null with local."""
     processes: PositiveInt
     """So many at once."""
+
+    @model_validator(mode="after")
+    def _a_cluster_has_an_address(self) -> Self:
+        if (self.engine == "ray") != (self.address is not None):
+            wanted = "must be the cluster's" if self.engine == "ray" else "must be null"
+            raise ValueError(f"address {wanted} where engine is {self.engine}, got {self.address!r}")
+        return self
 
 
 _used = Compute(engine="local", address=None, processes=1)

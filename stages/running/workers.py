@@ -37,6 +37,11 @@ def mapped(
         Whatever `make` or `work` raised; then the other processes end too.
         concurrent.futures.process.BrokenProcessPool: a process was killed, by the system for its memory perhaps.
     """
+    if processes is None and used().engine == "ray":
+        from stages.running.cluster import mapped_on_cluster  # here, for most have no cluster
+
+        yield from mapped_on_cluster(make, given, pieces, used())
+        return
     processes = used().processes if processes is None else processes
     if processes == 1:
         importing()

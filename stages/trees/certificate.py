@@ -1,24 +1,43 @@
-"""The certificate: a conversation's tokens are proved, row by row, to be what inference sends and what the answer says."""
+"""The certificate: a conversation's tokens are proved, row by row, to be what inference sends and what the answer says.
+
+What is learnt and what proves it are made apart. Learnt is the whole conversation, written by the chat template without a
+prompt's end. The proof has each answer's prompt written anew, as inference has it written, tokenised on its own, and compared
+with the beginning of what is learnt, id by id; and it has what is learnt decoded, and compared with the answer, to the letter.
+
+The processor itself takes milliseconds for a prompt, so it is not asked about every row. It writes a prompt in two steps: words
+to ids, which is done again here for each row, and pictures to ids, in which only their sizes count. So it is asked for each
+size of picture by itself, for each beginning of a conversation up to its last picture, for each order of turns and special
+tokens, for the longest prompt of all (whatever cuts long prompts cuts this one) and for one row in `SAMPLE`; what it sends must
+be what was compared. If it ever is not, it is asked about every row.
+"""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from PIL import Image
-
 from stages.corpus.example import IMAGE, Turn
-from stages.trees.chat import Chat, Tokens, Unproved
+from stages.trees.chat import Chat, Head, Size, Text, Tokens, Unproved, message
+
+Asked = tuple[Sequence[Turn], Sequence[Size]]
+"""A conversation, and the sizes of its pictures."""
 
 CHECKS = {
     "template": "each prompt is a prefix of the conversation, so that what is learnt is what will be asked",
+    "words": "what was asked and answered stands in the conversation word for word, in its order",
     "answer": "the supervised tokens decode to exactly the answers, but for white space that the template puts around them",
     "end": "the last supervised token of each answer is one on which generation stops",
     "image": "there are as many image tokens as the processor emits for these pictures",
     "prompt": "each prompt equals apply_chat_template(..., add_generation_prompt=True), token for token",
 }
-
+BATCH = 256
+"""Conversations that are written and tokenised together."""
+SAMPLE = 1000
+"""Of so many rows the processor itself is asked about one, whatever it said of others."""
 
 TRIED = (Turn("user", f"{IMAGE}What is it?"), Turn("assistant", "A cat."))
+ANOTHER_DAY = ("1999-12-31", "2035-07-04")
 
 
 def check_end(chat: Chat, model: Path) -> None:
@@ -28,7 +47,7 @@ def check_end(chat: Chat, model: Path) -> None:
         ValueError: it writes an answer without a token behind it on which generation stops.
     """
     try:
-        chat.tokens(TRIED, [(64, 64)])
+        prove(chat, TRIED, [(64, 64)])
     except Unproved as fault:
         # Whatever else is wrong may be wrong with this conversation alone; each row will tell.
         if fault.check != "end":
@@ -44,50 +63,226 @@ def check_end(chat: Chat, model: Path) -> None:
         ) from None
 
 
-def prove(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Tokens:
-    """The tokens of a conversation, proved.
+def check_clock(chat: Chat, model: Path) -> None:
+    """Find before any row is rendered that the template of the model in the folder `model` tells the time.
+
+    Raises:
+        ValueError: it writes one thing on one day and another on the next.
+    """
+    if "strftime_now" not in str(chat.processor.chat_template):
+        return
+    days: list[Callable[[str], str]] = [lambda _, day=day: day for day in ANOTHER_DAY]  # type: ignore[misc]
+    messages = [message(turn) for turn in TRIED]
+    # What a template is given by name goes before what transformers lets every template call.
+    texts = {chat.processor.apply_chat_template(messages, tokenize=False, strftime_now=day) for day in days}
+    if len(texts) > 1:
+        raise ValueError(
+            f"the chat template of the base model in {model} writes today's date (strftime_now): what is learnt today is not "
+            "what will be asked tomorrow, and no two runs would give the same trees. In a folder of your own with the model's "
+            "files, write a fixed date instead in chat_template.jinja, and name the folder as base.model in params.yaml"
+        )
+
+
+def prove(chat: Chat, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
+    """The tokens of a conversation about pictures of `sizes`, proved.
 
     Raises:
         Unproved: with the name of the check that failed, a key of `CHECKS`.
     """
-    (tokens,) = prove_all(chat, [turns], pictures)
+    (tokens,) = prove_all(chat, [(turns, sizes)])
     if isinstance(tokens, Unproved):
         raise tokens
     return tokens
 
 
-def prove_all(chat: Chat, conversations: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[Tokens | Unproved]:
-    """For each of the `conversations` about the same pictures its tokens, proved, or the check that it failed."""
-    read = [_read(chat, turns, pictures) for turns in conversations]
-    asked = [
-        turns[:index]
-        for turns, tokens in zip(conversations, read, strict=True)
-        if isinstance(tokens, Tokens)
-        for index, turn in enumerate(turns)
-        if turn.role == "assistant"
-    ]
-    official = iter(chat.official_prompts(asked, pictures))
-    return [_compared(chat, tokens, official) if isinstance(tokens, Tokens) else tokens for tokens in read]
-
-
-def _read(chat: Chat, turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Tokens | Unproved:
+def prove_all(chat: Chat, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
+    """For each of `rows` its tokens, proved, or the check that it failed."""
     try:
-        return chat.tokens(turns, [picture.size for picture in pictures])
-    except Unproved as fault:
-        return fault
+        return _proved(Prover(chat), rows)
+    except Doubt:
+        return _proved(Prover(chat, ask_of_all=True), rows)
 
 
-def _compared(chat: Chat, tokens: Tokens, official: Iterator[Sequence[int]]) -> Tokens | Unproved:
-    """`tokens` if each of its prompts equals the next of `official`; all of its prompts are taken, whatever comes out."""
-    pairs = [(prompt, next(official)) for prompt in tokens.prompts]
-    for prompt, sent in pairs:
-        if prompt.count(chat.image_id) != sent.count(chat.image_id):
-            return Unproved(
-                "image", f"{prompt.count(chat.image_id)} image tokens, the processor emits {sent.count(chat.image_id)}"
-            )
-        if array("i", prompt) != sent:
-            first = next((i for i, pair in enumerate(zip(prompt, sent, strict=False)) if pair[0] != pair[1]), "the end")
-            return Unproved("prompt", f"differs from what inference sends at token {first}")
-    if not any(tokens.supervised):
-        return Unproved("answer", "no token is supervised")
-    return tokens
+def _proved(prover: "Prover", rows: Sequence[Asked]) -> list[Tokens | Unproved]:
+    proved = list(chain.from_iterable(prover(rows[first : first + BATCH]) for first in range(0, len(rows), BATCH)))
+    prover.confirm()
+    return proved
+
+
+class Doubt(Exception):
+    """The processor itself sends something else than what its steps, done one by one, come to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation as the template writes it: whole, and as the prompt of each of its answers."""
+
+    turns: Sequence[Turn]
+    sizes: Sequence[Size]
+    whole: Text
+    prompts: Sequence[Text]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt about which the processor itself is asked, and what it is to send."""
+
+    turns: Sequence[Turn]
+    sizes: Sequence[Size]
+    ids: Sequence[int]
+
+
+class Prover:
+    """Proves rows a batch at a time, and gathers what the processor itself is to be asked."""
+
+    def __init__(self, chat: Chat, ask_of_all: bool = False) -> None:
+        """`ask_of_all`: whether the processor itself is asked about every prompt, and not only where it could differ."""
+        self.chat, self.ask_of_all = chat, ask_of_all
+        self.structures: dict[tuple[int, ...], Probe] = {}
+        self.sampled: list[Probe] = []
+        self.longest: Probe | None = None
+        self.longest_length = 0
+        self.proved = 0
+
+    def __call__(self, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
+        """What becomes of each of `rows`.
+
+        Raises:
+            Doubt: the processor is to be asked about every row.
+        """
+        written = list(self._written(rows))
+        learnt = [one if isinstance(one, Unproved) else self._learnt(one) for one in written]
+        said = iter(self.chat.decode([list(one.own[a:b]) for one in learnt if isinstance(one, Tokens) for a, b in one.answers]))
+        return [
+            self._judged(row, tokens, [next(said) for _ in tokens.answers])
+            if isinstance(row, Row) and isinstance(tokens, Tokens)
+            else tokens
+            for row, tokens in zip(written, learnt, strict=True)
+        ]
+
+    def confirm(self) -> None:
+        """Ask the processor itself where it has not been asked yet.
+
+        Raises:
+            Doubt: it sends something else than what was compared, so nothing of that holds.
+        """
+        longest = [self.longest] if self.longest else []
+        probes = {id(probe): probe for probe in (*longest, *self.structures.values(), *self.sampled)}
+        for probe in probes.values():
+            try:
+                sent = self.chat.sent(probe.turns, probe.sizes)
+            except Unproved as fault:
+                raise Doubt from fault
+            if sent != list(probe.ids):
+                raise Doubt
+
+    def _written(self, rows: Sequence[Asked]) -> Iterator[Row | Unproved]:
+        """Each row as the template writes it: all of a batch at once, and all tokenised at once."""
+        messages = [[message(turn) for turn in turns] for turns, _ in rows]
+        answered = [[place for place, turn in enumerate(turns) if turn.role == "assistant"] for turns, _ in rows]
+        texts = self.chat.write(messages, prompt=False)
+        texts += self.chat.write(
+            [one[:place] for one, places in zip(messages, answered, strict=True) for place in places], prompt=True
+        )
+        tokenised = iter(self.chat.read([text for text in texts if isinstance(text, str)]))
+        read = [next(tokenised) if isinstance(text, str) else text for text in texts]
+        asked = iter(read[len(rows) :])
+        for (turns, sizes), whole, places in zip(rows, read[: len(rows)], answered, strict=True):
+            prompts = [next(asked) for _ in places]
+            refused = next((one for one in (whole, *prompts) if isinstance(one, Unproved)), None)
+            if refused is None and isinstance(whole, Text):
+                yield Row(turns, sizes, whole, [one for one in prompts if isinstance(one, Text)])
+            elif refused is not None:
+                yield refused
+
+    def _learnt(self, row: Row) -> Tokens | Unproved:
+        """The conversation as it will be learnt: an answer begins where its prompt ends."""
+        try:
+            head = self.chat.head(row.whole, row.sizes)
+        except Unproved as fault:
+            return fault
+        own = array("i", (*head.behind, *row.whole.ids[row.whole.cut :]))
+        starts = [len(head.behind) + len(prompt.ids) - prompt.cut for prompt in row.prompts]
+        return Tokens(head.prefix, own, tuple(self.chat.answers(own, starts)))
+
+    def _judged(self, row: Row, tokens: Tokens, said: Sequence[str]) -> Tokens | Unproved:
+        """`tokens`, if all of `CHECKS` hold; nothing of how they were made is trusted."""
+        try:
+            heads = [self.chat.head(prompt, row.sizes) for prompt in row.prompts]
+            begun = [
+                (head.prefix, array("i", (*head.behind, *prompt.ids[prompt.cut :])))
+                for head, prompt in zip(heads, row.prompts, strict=True)
+            ]
+            self._template(tokens, begun)
+            self._answers(row, tokens, begun, said)
+            self._words(row)
+            answered = (place for place, turn in enumerate(row.turns) if turn.role == "assistant")
+            for place, head, prompt in zip(answered, heads, row.prompts, strict=True):
+                self._prompt(row, row.turns[:place], head, prompt)
+        except Unproved as fault:
+            return fault
+        self.proved += 1
+        return tokens
+
+    def _template(self, tokens: Tokens, begun: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        for number, (prefix, own) in enumerate(begun, 1):
+            if prefix != tokens.prefix or own != tokens.own[: len(own)]:
+                raise Unproved("template", f"the prompt before answer {number} is no prefix of the conversation")
+
+    def _answers(
+        self, row: Row, tokens: Tokens, begun: Sequence[tuple[Sequence[int], Sequence[int]]], said: Sequence[str]
+    ) -> None:
+        answers = [turn.text for turn in row.turns if turn.role == "assistant"]
+        if not tokens.answers or len(tokens.answers) != len(answers):
+            raise Unproved("answer", f"{len(tokens.answers)} answers are supervised, the conversation has {len(answers)}")
+        whole = zip(tokens.answers, begun, said, answers, strict=True)
+        for number, ((start, end), (_, own), text, answer) in enumerate(whole, 1):
+            # A template may put a space or a line feed around the answer; the answer itself must be there to the letter.
+            if text != answer and text.strip() != answer.strip():
+                raise Unproved("answer", f"supervised tokens decode to {text[:80]!r}, the answer is {answer[:80]!r}")
+            if start != len(own):
+                raise Unproved("answer", f"answer {number} is supervised from {start - len(own):+} tokens behind its prompt on")
+            if end <= start or tokens.own[end - 1] not in self.chat.stops:
+                last = "no token" if end <= start else repr(self.chat.tokenizer.convert_ids_to_tokens(tokens.own[end - 1]))
+                raise Unproved("end", f"answer {number} ends with {last}, on which generation does not stop")
+
+    def _words(self, row: Row) -> None:
+        place = 0
+        for number, turn in enumerate(row.turns, 1):
+            for part in turn.text.split(IMAGE):
+                words = part.strip()
+                place = row.whole.text.find(words, place)
+                if place < 0:
+                    raise Unproved("words", f"turn {number} does not stand in the conversation behind those before it")
+                place += len(words)
+
+    def _prompt(self, row: Row, turns: Sequence[Turn], head: Head, prompt: Text) -> None:
+        """Compare a prompt, whose words were tokenised on their own, with what the processor itself sends."""
+        words = prompt.ids[prompt.cut :]
+        if self.ask_of_all:
+            self._equal((*head.prefix, *head.behind, *words), self.chat.sent(turns, row.sizes))
+            return
+        if row.sizes:
+            sent = self.chat.sent_head(prompt, turns, row.sizes)
+            if sent is None:
+                raise Doubt
+            if sent != head:
+                self._equal((*head.prefix, *head.behind, *words), (*sent.prefix, *sent.behind, *words))
+        structure = (len(turns), *(one for one in prompt.ids if one in self.chat.special))
+        is_longest = self.longest is None or len(head.prefix) + len(words) > self.longest_length
+        is_sampled = self.proved % SAMPLE == SAMPLE - 1
+        if is_longest or is_sampled or structure not in self.structures:
+            probe = Probe(turns, row.sizes, (*head.prefix, *head.behind, *words))
+            self.structures.setdefault(structure, probe)
+            if is_longest:
+                self.longest, self.longest_length = probe, len(head.prefix) + len(words)
+            if is_sampled:
+                self.sampled.append(probe)
+
+    def _equal(self, ids: Sequence[int], sent: Sequence[int]) -> None:
+        ours, theirs = ids.count(self.chat.image_id), sent.count(self.chat.image_id)
+        if ours != theirs:
+            raise Unproved("image", f"{ours} image tokens, the processor emits {theirs}")
+        if list(ids) != list(sent):
+            first = next((i for i, pair in enumerate(zip(ids, sent, strict=False)) if pair[0] != pair[1]), "the end")
+            raise Unproved("prompt", f"differs from what inference sends at token {first}")

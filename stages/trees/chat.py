@@ -1,11 +1,17 @@
-"""A conversation in the model's own chat template, as tokens, with the mask of what it is to learn."""
+"""Conversations in the model's own chat template, as text and as tokens, many at a time; and what its processor itself sends.
 
-import re
-from array import array
+Words and pictures come apart here. Which ids stand for a picture hangs on its width and height (and on how many pictures there
+are), never on what it shows: true of every processor of transformers, and of their video and audio halves nothing is used. So
+no picture is opened, and a processor is shown blank ones of the same sizes.
+"""
+
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from stages.corpus.example import IMAGE, Turn
@@ -15,15 +21,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-Asked = tuple[tuple[Turn, ...], tuple[Size, ...]]
-"""The words up to where an answer is due, and the sizes of the pictures they are about."""
-
-
-MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
-
-
-REMEMBERED_IDS = 8_000_000
-"""Ids of prompts kept in memory, four bytes each."""
+Messages = list[dict[str, Any]]
+"""A conversation as transformers' chat templates take it."""
 
 
 class Unproved(ValueError):
@@ -35,20 +34,32 @@ class Unproved(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """A conversation as token ids."""
+class Text:
+    """What the template writes, as ids in which one image token stands for each picture."""
 
-    ids: tuple[int, ...]
-    supervised: tuple[bool, ...]
-    """For each id, whether it belongs to an answer (its text or the token that ends the turn)."""
-    image_end: int
-    """How many ids up to and with the last image token; 0 without pictures."""
-    prompts: tuple[tuple[int, ...], ...]
-    """What inference would send before each answer: a prefix of `ids` each."""
+    text: str
+    ids: Sequence[int]
+    marks: int
+    """Image tokens among `ids`."""
+    cut: int
+    """Ids up to and with the last image token; 0 if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A text up to its last picture, as the ids that the model is given."""
+
+    prefix: tuple[int, ...]
+    """Up to and with the last image token."""
+    behind: tuple[int, ...]
+    """What some processors write behind the last image token, and belongs to the picture."""
+
+
+NO_PICTURE = Head((), ())
 
 
 class Chat:
-    """A processor's chat template as a function of conversations."""
+    """A processor's chat template and tokenizer as functions of conversations."""
 
     def __init__(self, processor: "ProcessorMixin", stops: Collection[int]) -> None:
         """`stops`: the ids on which the model stops generating."""
@@ -59,122 +70,201 @@ class Chat:
         self.image_id: int = getattr(processor, "image_token_id", None) or self.tokenizer.convert_tokens_to_ids(
             self.image_token
         )
-        self.special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self.expansions: dict[tuple[Size, int], list[int]] = {}
-        self.official: dict[Asked, Sequence[int]] = {}
-        self.remembered = 0
-        """Ids in `official`."""
+        added = self.tokenizer.added_tokens_decoder
+        self.added = set(added)
+        """Ids at which the tokenizer cuts a text before it does anything else."""
+        self.special = {id for id, token in added.items() if token.special}
+        self.expansions: dict[tuple[Size, int], tuple[int, ...] | Unproved] = {}
+        """What stands for one picture of a size, in a conversation of so many; equal ones are one object."""
+        self._alike: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._heads: dict[tuple[tuple[int, ...], tuple[int, ...]], Head] = {}
+        self._sent_heads: dict[tuple[str, tuple[int, ...]], Head | None] = {}
 
-    def tokens(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
-        """The conversation with pictures of `sizes`; `<image>` marks stand in the user's turns.
+    def write(self, conversations: Sequence[Messages], prompt: bool) -> list[str | Unproved]:
+        """Each of `conversations` as text; as a `prompt`, up to where the next answer is due."""
+        try:
+            return self._written(conversations, prompt)
+        except TemplateError:
+            return [self._written_alone(one, prompt) for one in conversations]
+
+    def _written(self, conversations: Sequence[Messages], prompt: bool) -> list[str | Unproved]:
+        if not conversations:
+            return []
+        texts: list[str | Unproved] = self.processor.apply_chat_template(
+            list(conversations), add_generation_prompt=prompt, tokenize=False
+        )
+        return texts
+
+    def _written_alone(self, conversation: Messages, prompt: bool) -> str | Unproved:
+        try:
+            return self._written([conversation], prompt)[0]
+        except TemplateError as error:
+            return Unproved("template", f"it refuses the conversation: {error}")
+
+    def read(self, texts: Sequence[str]) -> list[Text]:
+        """`texts` as ids, each as the processor's tokenizer reads it alone: neither padded nor cut."""
+        bos = self.tokenizer.bos_token
+        bare = [bos is None or not text.startswith(bos) for text in texts]
+        ids: list[list[int]] = [[]] * len(texts)
+        for add_special in set(bare):
+            places = [place for place, one in enumerate(bare) if one == add_special]
+            out = self.tokenizer(
+                [texts[place] for place in places],
+                add_special_tokens=add_special,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            for place, one in zip(places, out["input_ids"], strict=True):
+                ids[place] = one
+        return [self._text(text, one) for text, one in zip(texts, ids, strict=True)]
+
+    def _text(self, text: str, ids: list[int]) -> Text:
+        marks = ids.count(self.image_id)
+        cut = len(ids) - ids[::-1].index(self.image_id) if marks else 0
+        return Text(text, ids, marks, cut)
+
+    def head(self, text: Text, sizes: Sequence[Size]) -> Head:
+        """`text` up to its last picture, with all ids of its pictures.
 
         Raises:
-            Unproved: `template` if the template does not write a conversation as its prompt, then the answer;
-                `answer` if the supervised tokens do not decode to exactly the answer; `end` if the last of them is none on
-                which generation stops.
+            Unproved: there are not as many image tokens as pictures, or the processor takes no picture of one of the sizes.
         """
-        messages = [message(turn) for turn in turns]
-        whole = self._ids(self._text(messages, False), sizes)
-        supervised = [False] * len(whole)
-        prompts = []
-        for index, turn in enumerate(turns):
-            if turn.role != "assistant":
-                continue
-            is_last = index == len(turns) - 1
-            prompt = self._ids(self._text(messages[:index], True), sizes)
-            upto = whole if is_last else self._ids(self._text(messages[: index + 1], False), sizes)
-            if whole[: len(prompt)] != prompt or upto[: len(prompt)] != prompt:
-                raise Unproved("template", f"the prompt before answer {index // 2 + 1} is no prefix of the conversation")
-            answer = self._answer(upto[len(prompt) :])
-            end = len(prompt) + len(answer)
-            if whole[len(prompt) : end] != answer:
-                raise Unproved("template", f"answer {index // 2 + 1} reads otherwise once the conversation goes on")
-            said = self.tokenizer.decode(answer, skip_special_tokens=True)
-            # A template may put a space or a line feed around the answer; the answer itself must be there to the letter.
-            if said != turn.text and said.strip() != turn.text.strip():
-                raise Unproved("answer", f"supervised tokens decode to {said[:80]!r}, the answer is {turn.text[:80]!r}")
-            if not answer or answer[-1] not in self.stops:
-                last = "no token" if not answer else repr(self.tokenizer.convert_ids_to_tokens(answer[-1]))
-                raise Unproved("end", f"answer {index // 2 + 1} ends with {last}, on which generation does not stop")
-            supervised[len(prompt) : end] = [True] * len(answer)
-            prompts.append(tuple(prompt))
-        if sizes and self.image_id not in whole:
+        if text.marks > len(sizes):
+            raise Unproved("image", f"the conversation has more image tokens than pictures ({len(sizes)})")
+        if not text.marks and sizes:
             raise Unproved("image", f"the template writes no image token ({self.image_token}) for {len(sizes)} pictures")
-        image_positions = [position for position, id in enumerate(whole) if id == self.image_id]
-        return Tokens(tuple(whole), tuple(supervised), image_positions[-1] + 1 if sizes else 0, tuple(prompts))
+        if text.marks < len(sizes):
+            raise Unproved("image", f"the template writes {text.marks} image tokens for {len(sizes)} pictures")
+        if not sizes:
+            return NO_PICTURE
+        expansions = tuple(self.expansion(size, len(sizes)) for size in sizes)
+        # Equal expansions are one object, which never goes: so its id stands for hundreds of numbers.
+        key = (tuple(text.ids[: text.cut]), tuple(map(id, expansions)))
+        if key not in self._heads:
+            waiting = iter(expansions)
+            ids: list[int] = []
+            for one in key[0]:
+                ids.extend(next(waiting) if one == self.image_id else (one,))
+            self._heads[key] = self._head(ids)
+        return self._heads[key]
 
-    def official_prompts(self, asked: Sequence[Sequence[Turn]], pictures: Sequence[Image.Image]) -> list[Sequence[int]]:
-        """What the processor itself sends to the model for each of `asked`, all about these pictures, when an answer is due.
+    def _head(self, ids: list[int]) -> Head:
+        end = len(ids) - ids[::-1].index(self.image_id) if self.image_id in ids else 0
+        return Head(tuple(ids[:end]), tuple(ids[end:]))
 
-        Which ids a processor writes hangs on the words and on the pictures' sizes, not on what they show; so words that
-        were asked of other pictures of these sizes are not asked again.
+    def expansion(self, size: Size, among: int) -> tuple[int, ...]:
+        """The ids that stand for one picture of `size` in a conversation of `among`; some families give each fewer then.
+
+        Raises:
+            Unproved: the processor takes no such picture, or writes another number of ids for each of several alike.
         """
-        sizes = tuple(picture.size for picture in pictures)
-        keys = [(tuple(turns), sizes) for turns in asked]
-        found = {key: self.official[key] for key in keys if key in self.official}
-        if new := list(dict.fromkeys(key for key in keys if key not in found)):
-            # One call for all: most of what a call costs is the processor's handling of its own arguments.
-            out = self.processor.apply_chat_template(
-                [_shown(turns, pictures) for turns, _ in new],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors=None,
-                processor_kwargs={"padding": False},
-            )
-            sent: dict[Asked, Sequence[int]] = {key: array("i", ids) for key, ids in zip(new, out["input_ids"], strict=True)}
-            self._remember(sent)
-            found |= sent
-        return [found[key] for key in keys]
-
-    def _remember(self, sent: dict[Asked, Sequence[int]]) -> None:
-        """Keep `sent` for the next pictures, instead of all that was kept before where both are too much."""
-        size = sum(len(ids) for ids in sent.values())
-        if self.remembered + size > REMEMBERED_IDS:
-            self.official, self.remembered = {}, 0
-        if size <= REMEMBERED_IDS:
-            self.official |= sent
-            self.remembered += size
-
-    def _text(self, messages: list[dict[str, Any]], prompt: bool) -> str:
-        return self.processor.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
-
-    def _ids(self, text: str, sizes: Sequence[Size]) -> list[int]:
-        bos = self.tokenizer.bos_token
-        add_special = not (bos is not None and text.startswith(bos))
-        ids = self.tokenizer(text, add_special_tokens=add_special)["input_ids"]
-        expanded: list[int] = []
-        waiting = iter(sizes)
-        for id in ids:
-            if id != self.image_id:
-                expanded.append(id)
-            elif (size := next(waiting, None)) is not None:
-                expanded.extend(self._expansion(size, len(sizes)))
-            else:
-                raise Unproved("image", f"the conversation has more image tokens than pictures ({len(sizes)})")
-        return expanded
-
-    def _expansion(self, size: Size, among: int) -> list[int]:
-        """The ids that stand for one picture of `size` in a conversation of `among`; some families give each fewer then."""
         if (size, among) not in self.expansions:
+            self.expansions[size, among] = self._expansion(size, among)
+        found = self.expansions[size, among]
+        if isinstance(found, Unproved):
+            raise Unproved(found.check, str(found).removeprefix(f"{found.check}: "))
+        return found
+
+    def _expansion(self, size: Size, among: int) -> tuple[int, ...] | Unproved:
+        try:
             out = self.processor(
                 text=[self.image_token * among],
                 images=[[Image.new("RGB", size)] * among],
                 add_special_tokens=False,
                 return_tensors=None,
             )
-            ids = [int(id) for id in out["input_ids"][0]]
-            if len(ids) % among:
-                raise Unproved("image", f"the processor gives {len(ids)} ids for {among} pictures of one size")
-            self.expansions[size, among] = ids[: len(ids) // among]
-        return self.expansions[size, among]
+        except ValueError as error:
+            return Unproved("image", f"the processor refuses {among} pictures of {size[0]} × {size[1]}: {error}")
+        ids = [int(id) for id in out["input_ids"][0]]
+        if len(ids) % among:
+            return Unproved("image", f"the processor gives {len(ids)} ids for {among} pictures of one size")
+        one = tuple(ids[: len(ids) // among])
+        return self._alike.setdefault(one, one)
 
-    def _answer(self, tail: list[int]) -> list[int]:
-        """The answer's tokens and the special token that ends its turn, without what the template writes after that."""
-        for position, id in enumerate(tail):
-            if id in self.special:
-                return tail[: position + 1]
-        return tail
+    def sent(self, turns: Sequence[Turn], sizes: Sequence[Size]) -> list[int]:
+        """What the processor itself sends to the model when an answer to `turns` is due.
+
+        Raises:
+            Unproved: it refuses to.
+        """
+        pictures = [Image.new("RGB", size) for size in sizes]
+        try:
+            out = self.processor.apply_chat_template(
+                [_shown(turns, pictures)],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors=None,
+                processor_kwargs={"padding": False},
+            )
+        except TemplateError as error:
+            raise Unproved("template", f"it refuses the conversation: {error}") from None
+        except ValueError as error:
+            raise Unproved("prompt", f"the processor refuses the prompt: {error}") from None
+        return [int(id) for id in out["input_ids"][0]]
+
+    def sent_head(self, prompt: Text, turns: Sequence[Turn], sizes: Sequence[Size]) -> Head | None:
+        """What the processor itself sends up to where the words behind the last picture begin; None if that cannot be told.
+
+        It is asked once for each such beginning and each expansion of its pictures, with `turns`, whose prompt `prompt` is.
+        Whatever stands behind an added token is tokenised for itself, so the words behind it change nothing before it.
+        """
+        expansions = tuple(id(self.expansion(size, len(sizes))) for size in sizes)
+        key = (prompt.text[: prompt.text.rfind(self.image_token)], expansions)
+        if key not in self._sent_heads:
+            try:
+                sent = self.sent(turns, sizes)
+            except Unproved:
+                return None
+            words = list(prompt.ids[prompt.cut :])
+            end = len(sent) - len(words)
+            known = end > 0 and sent[end:] == words and sent[end - 1] in self.added
+            self._sent_heads[key] = self._head(sent[:end]) if known else None
+        return self._sent_heads[key]
+
+    def answers(self, own: Sequence[int], starts: Sequence[int]) -> list[tuple[int, int]]:
+        """Where each answer stands in `own`: from its start on, up to and with the special token that ends its turn."""
+        special = [place for place, id in enumerate(own) if id in self.special]
+        ends = [bisect_left(special, start) for start in starts]
+        return [(start, special[end] + 1 if end < len(special) else len(own)) for start, end in zip(starts, ends, strict=True)]
+
+    def decode(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each of `answers`, without special tokens."""
+        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True) if answers else []
+        return texts
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A conversation as token ids, with what it is to learn."""
+
+    prefix: tuple[int, ...]
+    """Up to and with the last image token; empty without pictures."""
+    own: Sequence[int]
+    """What follows."""
+    answers: tuple[tuple[int, int], ...]
+    """Where in `own` each answer begins and ends, with the token that ends its turn."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The whole conversation."""
+        return (*self.prefix, *self.own)
+
+    @property
+    def supervised(self) -> tuple[bool, ...]:
+        """For each of `ids`, whether it belongs to an answer."""
+        steps = [0] * (len(self.own) + 1)
+        for start, end in self.answers:
+            steps[start] += 1
+            steps[end] -= 1
+        return (*[False] * len(self.prefix), *(bool(depth) for depth in accumulate(steps[:-1])))
+
+    @property
+    def image_end(self) -> int:
+        """How many ids up to and with the last image token."""
+        return len(self.prefix)
 
 
 def image_token(processor: "ProcessorMixin") -> str:
@@ -182,25 +272,7 @@ def image_token(processor: "ProcessorMixin") -> str:
     return getattr(processor, "image_token", IMAGE)
 
 
-def image_first(turns: Sequence[Turn], images: int) -> tuple[Turn, ...]:
-    """`turns` with every `<image>` mark moved to the front of the first user turn, as LLaVA does before training.
-
-    Behind a picture that comes first all questions are alike, so they can share it; a picture after the question would
-    have to be read again for each. A turn without a mark stays as it is, to the letter, and so does every answer: a mark there
-    is refused later, not taken out of what is learnt.
-    """
-    bare = [Turn(turn.role, MARKS.sub(_gap, turn.text)) if turn.role == "user" else turn for turn in turns]
-    return (Turn(bare[0].role, IMAGE * images + bare[0].text), *bare[1:])
-
-
-def _gap(marks: re.Match[str]) -> str:
-    """What stays where marks and the white space around them stood: nothing at an end, else a line feed or a space."""
-    if marks.start() == 0 or marks.end() == len(marks.string):
-        return ""
-    return "\n" if "\n" in marks.group() else " "
-
-
-def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Messages:
     """`turns` as messages that carry the pictures themselves."""
     waiting = iter(pictures)
     messages = [message(turn) for turn in turns]
@@ -211,6 +283,8 @@ def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> list[dict[
 
 def message(turn: Turn) -> dict[str, Any]:
     """A turn as transformers' chat templates take it; each `<image>` mark becomes a part of its own."""
+    if IMAGE not in turn.text:
+        return {"role": turn.role, "content": [{"type": "text", "text": turn.text}] if turn.text else []}
     content: list[dict[str, Any]] = []
     for number, text in enumerate(turn.text.split(IMAGE)):
         if number:

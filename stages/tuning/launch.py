@@ -23,7 +23,7 @@ from stages.running.garbage import imported, importing
 from stages.running.leash import follow_parent
 from stages.tuning.params import Tuning
 
-PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve")
+PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve", "ledger")
 STARTER = "TANDEM_STARTER"
 """Names the process that started this one, to which it belongs: if that is gone before this one looks, another took it in."""
 REFUSED = 2

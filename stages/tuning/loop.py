@@ -20,6 +20,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.corpus import shards
+from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
@@ -29,6 +30,7 @@ from stages.trees import tree
 from stages.trees.families import unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.data import Collator, Ordered, Pixels, order
+from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 
@@ -48,8 +50,9 @@ def tune(
     model: Path,
     metrics: Path,
     curve: Path,
+    ledger: Path,
 ) -> None:
-    """Tune the model in `base` on the trees below `rendered`; write the tuned model, its metrics and its loss curve.
+    """Tune the model in `base` on the trees below `rendered`; write the tuned model, its metrics, loss curve and ledger.
 
     `former` is what the stage before learnt from, of which `params.replay` is seen again; of the first stage, `rendered`.
     In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
@@ -95,6 +98,7 @@ def tune(
         save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
+        write(ledger, learnt(stage, own, again, laid, params.trees_per_step))
         discard(work)
 
 

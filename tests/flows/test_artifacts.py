@@ -48,6 +48,22 @@ def test_the_funnel_counts_every_source_row_once(tmp_path):
     ]
 
 
+def test_rows_that_a_stage_has_learnt_from_are_no_longer_ready(tmp_path):
+    write(tmp_path, "ingest/cats", ON, ON)
+    for stage in ("validate", "curate"):
+        write(tmp_path, stage, ON, ON)
+    (tmp_path / "render").mkdir()
+    (tmp_path / "train").mkdir()
+    ready = [Line("cats", row, str(row), "t", "ready", stage) for row, stage in enumerate(("train", "align"))]
+    ledger.write(tmp_path / "render" / "ledger.parquet", ready)
+    ledger.write(tmp_path / "train" / "ledger.parquet", [Line("cats", 0, "", "t", "trained", "train: 1 epoch, step 3")])
+
+    assert funnel(tmp_path) == [
+        {"ended in": "render", "as": "ready", "cats": 1, "all": 1},
+        {"ended in": "tuning", "as": "trained", "cats": 1, "all": 1},
+    ]
+
+
 def test_a_chain_that_is_not_through_yet_has_no_funnel(tmp_path):
     write(tmp_path, "ingest/cats", ON)
 
@@ -79,4 +95,4 @@ def test_ledgers_of_different_runs_give_no_funnel_and_a_line_that_says_why(tmp_p
     leave_artifacts(tmp_path)
 
     assert made == []
-    assert "no funnel of rows for this run: the ledgers do not add up at part 1: 1 rows lost" in caplog.text
+    assert "no funnel of rows for this run: the ledgers do not add up at validate: 1 rows lost" in caplog.text

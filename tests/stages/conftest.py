@@ -26,7 +26,7 @@ def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
                 (digest,),
                 (3, *[image_id] * 4),
                 tuple(
-                    Branch("s", 2 * number + k, "t", "short", (10 + k, 4, 30 + number, 1), (False, False, True, True))
+                    Branch("s", 3 * number + k, "t", "short", (10 + k, 4, 30 + number, 1), (False, False, True, True))
                     for k in range(1 + number % 3)
                 ),
             )

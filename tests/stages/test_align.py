@@ -11,7 +11,7 @@ def test_align_goes_on_from_the_model_that_train_made(place, tiny_model, tuning)
     outs = [place / name for name in ("train", "align")]
     for out in outs:
         out.mkdir()
-    files = [(out / "model", out / "m.json", out / "c.csv") for out in outs]
+    files = [(out / "model", out / "m.json", out / "c.csv", out / "l.parquet") for out in outs]
 
     rendered, ingested = place / "rendered", place / "ingested"
     train(TrainParams.model_validate({**tuning, "epochs": 10.0}), rendered, rendered, ingested, tiny_model, *files[0])

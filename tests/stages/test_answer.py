@@ -12,10 +12,11 @@ from stages.benchmarks.held_out import questions
 from stages.corpus import example
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.corpus.instructions import conversation
 from stages.models import answering
 from stages.models.asking import How
 from stages.models.loading import load_processor, load_stops
-from stages.render import conversation
+from stages.trees.certificate import prove
 from stages.trees.chat import Chat
 
 PARAMS = Params(
@@ -131,7 +132,8 @@ def test_a_held_out_question_is_sent_as_it_would_have_been_taught(tmp_path, tiny
     )
     row = conversation(taken, {("tasks", "tell"): [" Say it. "]}, 17)
     example.write(tmp_path / "held_out.parquet", [row])
-    taught = Chat(load_processor(tiny_model), load_stops(tiny_model)).tokens(row.turns, [(24, 24)] * pictures).prompts[0]
+    tokens = prove(Chat(load_processor(tiny_model), load_stops(tiny_model)), row.turns, [(24, 24)] * pictures)
+    taught = tokens.ids[: tokens.image_end + tokens.answers[0][0]]
 
     answerer, sent = answering.Answerer(tiny_model, "cpu", 1, "fp32"), []
     generate = answerer.model.generate

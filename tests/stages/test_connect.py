@@ -13,7 +13,8 @@ def test_connect_tunes_the_connector_alone_when_the_rest_is_frozen(place, tiny_m
     parts = {"vision_tower": "frozen", "connector": "full", "language_model": "frozen"}
     params = Params.model_validate({**tuning, "parts": parts})
 
-    connect(params, place / "rendered", place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
+    files = [place / name for name in ("model", "m.json", "c.csv", "ledger.parquet")]
+    connect(params, place / "rendered", place / "ingested", tiny_model, *files)
 
     before, after = load_file(tiny_model / "model.safetensors"), load_file(place / "model" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -32,8 +33,11 @@ def test_text_alone_is_refused_where_only_picture_parts_are_tuned(place, tiny_mo
     with pytest.raises(ValueError, match=words):
         connect(
             Params.model_validate({**tuning, "parts": parts}),
-            place / "rendered", place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv",
-        )  # fmt: skip
+            place / "rendered",
+            place / "ingested",
+            tiny_model,
+            *[place / name for name in ("model", "m.json", "c.csv", "ledger.parquet")],
+        )
 
 
 def test_connect_has_nothing_to_replay_and_says_so(tuning):

@@ -3,13 +3,15 @@ import json
 import tracemalloc
 import zipfile
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus import example, ledger
 from stages.corpus.images import read_images
-from stages.ingest import Params, Source, ingest
+from stages.formats import reading
+from stages.ingest import Hub, Params, Source, ingest
 
 
 def talk(image, question="<image>\nWhat is it?", answer="a square"):
@@ -23,7 +25,7 @@ def talk(image, question="<image>\nWhat is it?", answer="a square"):
 def params(**change):
     about = {
         "format": "llava", "folder": "unused", "annotations": "rows.json", "instructions": None, "images": "images",
-        "origin": "human",
+        "origin": "human", "hub": None, "licence": None, "language": None, "exclude": None,
     }  # fmt: skip
     return Params(sources={"pets": Source(**{**about, **change})}, shard_rows=1000, shard_mib=1)
 
@@ -118,7 +120,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path, png):
     for name in ("first", "second"):
         ingest(params(), "pets", tmp_path, tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "first").as_posix() for path in (tmp_path / "first").rglob("*.*"))
-    assert files == ["examples/00000.parquet", "images/00000.parquet", "instructions.json", "ledger.parquet"]
+    assert files == ["examples/00000.parquet", "images/00000.parquet", "instructions.json", "ledger.parquet", "source.json"]
     for name in files:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
@@ -233,3 +235,132 @@ def test_rows_that_bring_their_pictures_along_are_never_in_memory_all_at_once(tm
     tracemalloc.stop()
     assert most < 32 * 2**20
     assert len(dict(read_images([tmp_path / "out"]))) == 64
+
+
+def test_the_source_says_of_itself_what_was_declared(tmp_path):
+    ingested(tmp_path, [talk(None, "Hello?")], images=None, licence="CC-BY-4.0", language="en-GB")
+    assert json.loads((tmp_path / "ingested" / "source.json").read_text()) == {
+        "format": "llava", "hub": None, "language": "en-GB", "licence": "CC-BY-4.0", "origin": "human",
+    }  # fmt: skip
+
+
+def test_a_rows_language_is_the_sources_where_neither_row_nor_file_says_one(tmp_path):
+    for name in ("ocr_cn.json", "posters.json"):
+        (tmp_path / name).write_text(json.dumps([talk(None, "Hello?")]))
+    examples, _, _ = ingested(tmp_path, [], format="mminstruct", annotations="[op]*.json", images=None, language="fr")
+    assert [one.language for one in examples] == ["zh", "fr"]
+    examples, _, _ = ingested(tmp_path, [talk(None, "Hello?")], images=None)
+    assert [one.language for one in examples] == [""]
+
+
+@pytest.mark.parametrize("language", ["english", "e", "en_GB", ""])
+def test_a_language_is_named_as_bcp_47_has_it(language):
+    with pytest.raises(ValueError, match="language"):
+        params(language=language)
+
+
+def test_what_a_source_excludes_ends_by_name_and_leaves_no_picture(tmp_path, png):
+    with_images(tmp_path, png)
+    (tmp_path / "held_out.txt").write_text("107\nblue.png\n\nmine\n", encoding="utf-8")
+    rows = [talk("red.png"), talk("blue.png"), talk("VG_100K/107.png"), {**talk("red.png"), "id": "mine"}, {"id": "mine"}]
+    (tmp_path / "images" / "107.png").write_bytes(png("green"))
+    examples, lines, pictures = ingested(tmp_path, rows, exclude="held_out.txt")
+    assert [(line.state, line.reason) for line in lines] == [
+        (ledger.ON, ""),
+        ("excluded", "excluded_by_source: blue.png"),
+        ("excluded", "excluded_by_source: 107"),
+        ("excluded", "excluded_by_source: mine"),
+        ("unreadable", "no_conversation"),
+    ]
+    assert [one.row for one in examples] == [0]
+    assert list(pictures.values()) == [png("red")]
+    with pytest.raises(ValueError, match=r"there is no file .*gone\.txt"):
+        ingested(tmp_path, rows, exclude="gone.txt")
+
+
+def shards_of(folder, rows, shard_rows):
+    (folder / "rows.json").write_text(json.dumps(rows))
+    about = params().sources["pets"]
+    ingest(Params(sources={"pets": about}, shard_rows=shard_rows, shard_mib=1), "pets", folder, folder / "out")
+    return {path.name: path.read_bytes() for path in sorted((folder / "out" / "examples").glob("*"))}
+
+
+@pytest.mark.parametrize("entries", [1, 4, 100])
+def test_a_shard_has_the_rows_of_its_numbers_and_rows_at_the_end_leave_it_as_it_was(tmp_path, png, monkeypatch, entries):
+    with_images(tmp_path, png)
+    rows = [talk("red.png"), 7, talk("blue.png"), talk("red.png"), 8, 9, talk("blue.png")]
+    before = shards_of(tmp_path, rows, 3)
+    monkeypatch.setattr(reading, "ENTRIES", entries)
+    assert shards_of(tmp_path, rows, 3) == before
+    assert [[one.row for one in example.read(tmp_path / "out" / "examples" / name)] for name in before] == [[0, 2], [3], [6]]
+    after = shards_of(tmp_path, [*rows, talk("red.png"), talk("gone.png"), 10], 3)
+    assert list(after) == [f"{number:05d}.parquet" for number in range(4)]
+    assert (after["00000.parquet"], after["00001.parquet"]) == (before["00000.parquet"], before["00001.parquet"])
+
+
+@pytest.mark.parametrize(("rows", "shards"), [(0, 1), (2, 1), (3, 1), (4, 2), (6, 2)])
+def test_there_are_as_many_shards_as_the_rows_fill_and_one_where_there_are_none(tmp_path, png, rows, shards):
+    assert len(shards_of(with_images(tmp_path, png), [7] * rows, 3)) == shards
+
+
+def test_rows_with_one_picture_several_or_none_are_one_source_whose_pictures_lie_in_several_folders(tmp_path, png):
+    for name, colour in (("coco/train2017/1.png", "red"), ("vg/VG_100K/1.png", "blue"), ("gqa/2.png", "green")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(png(colour))
+    text = {"model": "", "id": "wgByO4Y_0", "conversations": talk(None, "Hello?")["conversations"]}
+    rows = [
+        talk("coco/train2017/1.png"),
+        talk("vg/VG_100K/1.png"),
+        text,
+        talk(["gqa/2.png", "coco/train2017/1.png"]),
+        talk("1.png"),
+    ]
+    examples, lines, pictures = ingested(tmp_path, rows)
+    assert [[pictures[digest] for digest in one.images] for one in examples] == [
+        [png("red")], [png("blue")], [], [png("green"), png("red")],
+    ]  # fmt: skip
+    assert [line.reason for line in lines[:4]] == [""] * 4
+    assert lines[4].reason == "ambiguous_image: 1.png could be coco/train2017/1.png or vg/VG_100K/1.png"
+
+
+def test_a_file_that_is_cut_off_is_refused_before_anything_is_read_from_it(tmp_path, png, monkeypatch):
+    with_images(tmp_path, png)
+    (tmp_path / "cut.json").write_text(json.dumps([talk("red.png")] * 9)[:-1])
+    monkeypatch.setattr(reading, "ENTRIES", 1)
+    with pytest.raises(ValueError, match=r"cut\.json is not valid JSON: .* where the file ends: it looks cut off"):
+        ingested(tmp_path, [], annotations="cut.json")
+    assert not list((tmp_path / "ingested").rglob("ledger.parquet"))
+    assert not list((tmp_path / "ingested").rglob("examples/*"))
+
+
+def hub(**change):
+    return Hub(**{"id": "them/theirs", "revision": "0123456789" * 4, "name": None, "split": "train", **change})
+
+
+def test_rows_of_the_hub_are_read_by_the_sources_format_and_say_where_they_stand(tmp_path, png, monkeypatch):
+    (tmp_path / "there").mkdir()
+    rows = [{**talk(None, "<image>\nWhat is it?"), "images": [{"bytes": png("red"), "path": "gone.png"}]}, {"id": "y"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "there" / "rows.parquet")
+    real = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda id, name, **given: real(str(tmp_path / "there"), split=given["split"], streaming=True)
+    )
+    examples, lines, pictures = ingested(tmp_path, [], annotations=None, images=None, hub=hub())
+    assert [(line.reason, line.file) for line in lines] == [
+        ("", "them/theirs@0123456789012345678901234567890123456789/train"),
+        ("no_conversation", "them/theirs@0123456789012345678901234567890123456789/train"),
+    ]
+    assert [pictures[one.images[0]] for one in examples] == [png("red")]
+    assert json.loads((tmp_path / "ingested" / "source.json").read_text())["hub"]["revision"] == "0123456789" * 4
+
+
+@pytest.mark.parametrize("revision", ["main", "0123456789" * 4 + "0", "", None])
+def test_a_revision_of_the_hub_that_may_move_is_refused(revision):
+    with pytest.raises(ValueError, match="revision"):
+        hub(revision=revision)
+
+
+@pytest.mark.parametrize("change", [{"annotations": None}, {"hub": hub()}])
+def test_rows_come_from_one_place(change):
+    with pytest.raises(ValueError, match="rows come from annotations or from hub: give one of them, and null for the other"):
+        params(**change)

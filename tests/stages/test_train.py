@@ -9,7 +9,8 @@ def test_the_loss_falls_and_its_curve_is_in_the_file_and_in_mlflow(place, tiny_m
     params = Params.model_validate({**tuning, "epochs": 20.0})
 
     rendered = place / "rendered"
-    train(params, rendered, rendered, place / "ingested", tiny_model, place / "model", place / "m.json", place / "c.csv")
+    files = [place / name for name in ("model", "m.json", "c.csv", "ledger.parquet")]
+    train(params, rendered, rendered, place / "ingested", tiny_model, *files)
 
     curve = pd.read_csv(place / "c.csv")
     assert list(curve.columns) == ["step", "loss", "grad_norm", "learning_rate"]
@@ -28,7 +29,7 @@ def test_two_runs_give_the_same_bytes(place, tiny_model, tuning):
         out.mkdir()
         train(
             Params.model_validate(tuning), place / "rendered", place / "rendered", place / "ingested", tiny_model,
-            out / "model", out / "m.json", out / "c.csv",
+            out / "model", out / "m.json", out / "c.csv", out / "ledger.parquet",
         )  # fmt: skip
         written.append([path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()])
     assert written[0] == written[1]

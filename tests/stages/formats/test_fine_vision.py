@@ -125,9 +125,8 @@ def test_each_row_of_a_parquet_file_ends_in_one_line_of_the_ledger(tmp_path, png
         row(images=(png("red"),)),
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    about = Source(
-        format="fine_vision", folder="unused", annotations="rows.parquet", instructions=None, images=None, origin="human"
-    )
+    unsaid = dict.fromkeys(("hub", "instructions", "images", "licence", "language", "exclude"))
+    about = Source(format="fine_vision", folder="unused", annotations="rows.parquet", origin="human", **unsaid)
     ingest(Params(sources={"fine": about}, shard_rows=1000, shard_mib=1), "fine", tmp_path, tmp_path / "out")
     lines = ledger.read(tmp_path / "out" / "ledger.parquet")
     assert [(line.row, line.reason) for line in lines] == [

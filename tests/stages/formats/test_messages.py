@@ -169,7 +169,8 @@ def test_whatever_a_row_holds_it_is_read_or_refused_by_name(messages, images):
 
 
 def ingested(folder, name):
-    about = Source(format="messages", folder="unused", annotations=name, instructions=None, images=None, origin="human")
+    unsaid = dict.fromkeys(("hub", "instructions", "images", "licence", "language", "exclude"))
+    about = Source(format="messages", folder="unused", annotations=name, origin="human", **unsaid)
     ingest(Params(sources={"chats": about}, shard_rows=1000, shard_mib=1), "chats", folder, folder / "out")
     found = dict(read_images([folder / "out"]))
     examples = example.read_all(folder / "out" / "examples")

@@ -49,6 +49,14 @@ def test_the_file_says_the_domain_and_which_answers_are_captions(file, domain, k
 
 
 @pytest.mark.parametrize(
+    ("file", "language"),
+    [("jsons_all/caption_cn.jsonl", "zh"), ("ocr_zh.jsonl", "zh"), ("jsons_all/qa_en.jsonl", "en"), ("posters.jsonl", "")],
+)
+def test_the_file_says_the_language_where_it_says_one(file, language):
+    assert draft(row("<image>\nWhich bird is it?", "A robin."), file).language == language
+
+
+@pytest.mark.parametrize(
     ("question", "kind"),
     [
         ("Is it a robin? Say 'Yes' or 'No'.", "judgement"),
@@ -149,9 +157,10 @@ def test_the_files_of_all_domains_are_one_source_in_the_order_of_their_names(tmp
     one = json.dumps(row("<image>\nIs it red? Answer 'Yes' or 'No'.", "Yes"))
     (folder / "ocr_en.jsonl").write_text(f"{one}\n")
     (folder / "artwork_en.jsonl").write_text(f"{one}\n{{broken\n[]\n{one}\n")
+    unsaid = dict.fromkeys(("hub", "instructions", "licence", "language", "exclude"))
     source = Source(
-        format="mminstruct", folder="unused", annotations="jsons_per_domain/qa_per_domain/*.jsonl", instructions=None,
-        images="images", origin="synthesized",
+        format="mminstruct", folder="unused", annotations="jsons_per_domain/qa_per_domain/*.jsonl",
+        images="images", origin="synthesized", **unsaid,
     )  # fmt: skip
     for name in ("first", "second"):
         ingest(Params(sources={"mm": source}, shard_rows=1000, shard_mib=1), "mm", tmp_path, tmp_path / name)

@@ -102,7 +102,8 @@ def test_a_shard_holds_rows_of_any_format(tmp_path, png, format):
         "fine_vision": {"texts": [{"user": "What?", "assistant": "A cat."}]},
     }[format]
     shard(tmp_path, ("0.json", row), ("0.png", png("red")), ("1.json", row), ("1.png", b""), ("2.png", png("blue")))
-    about = Source(format=format, folder="unused", annotations="shard.tar", instructions=None, images=None, origin="human")
+    unsaid = dict.fromkeys(("hub", "instructions", "images", "licence", "language", "exclude"))
+    about = Source(format=format, folder="unused", annotations="shard.tar", origin="human", **unsaid)
     ingest(Params(sources={"cats": about}, shard_rows=1000, shard_mib=1), "cats", tmp_path, tmp_path / "out")
     (only,) = example.read_all(tmp_path / "out" / "examples")
     assert [turn.text for turn in only.turns] == ["<image>\nWhat?", "A cat."]

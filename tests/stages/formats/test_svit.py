@@ -189,9 +189,8 @@ def test_every_block_has_a_row_number_and_a_line_and_pictures_are_found_in_both_
     ]
     (tmp_path / "data" / "detail_description.json").write_text(json.dumps(detail))
     (tmp_path / "data" / "conversation.json").write_text(json.dumps(talks))
-    source = Source(
-        format="svit", folder="unused", annotations="data/*.json", instructions=None, images="images", origin="synthesized"
-    )
+    unsaid = dict.fromkeys(("hub", "instructions", "licence", "language", "exclude"))
+    source = Source(format="svit", folder="unused", annotations="data/*.json", images="images", origin="synthesized", **unsaid)
     ingest(Params(sources={"svit": source}, shard_rows=1000, shard_mib=1), "svit", tmp_path, tmp_path / "out")
     assert [(line.row, line.id, line.reason, line.file) for line in ledger.read(tmp_path / "out" / "ledger.parquet")] == [
         (0, "5#0", "", "data/conversation.json"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -65,11 +66,9 @@ class Run:
         )
         return path.read_text(encoding="utf-8")
 
-    def parts(self) -> list[list[Line]]:
+    def parts(self) -> list[pl.DataFrame]:
         """The ledgers, in the order of the chain."""
-        names = ["ingest/tasks", "ingest/chats", "validate", "curate", "render"]
-        tasks, chats, *others = (ledger.read(self.folder / name / "ledger.parquet") for name in names)
-        return [tasks + chats, *others]
+        return ledger.read_parts(*(self.folder / stage for stage in ledger.CHAIN))
 
 
 @pytest.fixture(scope="session")

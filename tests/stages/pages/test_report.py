@@ -66,14 +66,14 @@ def test_same_run_and_seed_give_the_same_bytes_and_another_seed_other_examples(r
 
 def test_the_funnel_counts_what_the_ledgers_say(run, page):
     parts = run.parts()
-    final = Counter(line.state for line in ledger.join(parts))
+    final = Counter(line.state for line in ledger.lines_of(ledger.join(parts)))
     whole = first(r'<article class="card funnel" style.*?</article>', page)
     said = {
         state: int(rows.replace(",", ""))
         for rows, state in re.findall(r"<summary>.*?<b>([\d,]+)</b>.*?<code>(\w+)</code>", whole)
     }
     assert said == {state: rows for state, rows in final.items() if state != "ready"}
-    ready = Counter(line.reason for line in ledger.join(parts) if line.state == "ready")
+    ready = Counter(line.reason for line in ledger.lines_of(ledger.join(parts)) if line.state == "ready")
     assert all(f"{rows} for {stage}" in words(whole) for stage, rows in ready.items())
     received = re.findall(r'<div class="step-number"><b>(\d+)</b>', whole)
     assert received == [str(len(part)) for part in parts]

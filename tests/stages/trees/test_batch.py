@@ -111,7 +111,7 @@ def test_the_loss_is_the_one_transformers_computes_itself_from_whole_rows_with_l
 def test_the_loss_of_a_proved_conversation_is_minus_the_log_probability_of_its_answer(model, tiny_model):
     processor, picture = load_processor(tiny_model), Image.new("RGB", (32, 32), "teal")
     turns = (Turn("user", "<image>Which colour is it?"), Turn("assistant", "green"))
-    proved = prove(Chat(processor, {processor.tokenizer.eos_token_id}), turns, [picture])
+    proved = prove(Chat(processor, {processor.tokenizer.eos_token_id}), turns, [picture.size])
     cut = proved.image_end
     branch = Branch("s", 0, "t", "short", proved.ids[cut:], proved.supervised[cut:])
     batch = batch_trees([Tree(("p",), proved.ids[:cut], (branch,))], 0)

@@ -4,15 +4,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
 
 from stages.corpus.example import Turn
+from stages.corpus.instructions import image_first
 from stages.models.loading import load_processor
-from stages.trees import chat as chat_module
-from stages.trees.certificate import check_end, prove, prove_all
-from stages.trees.chat import Chat, Unproved, image_first
+from stages.trees.certificate import Asked, check_end, prove, prove_all
+from stages.trees.chat import Chat, Unproved
 
-PICTURE = Image.new("RGB", (30, 20))
+SIZE = (30, 20)
 SINGLE = (Turn("user", "<image>What colour is it?"), Turn("assistant", "red"))
 SEVERAL = (*SINGLE, Turn("user", "Is it round?"), Turn("assistant", "No, it is not."))
 
@@ -31,11 +30,11 @@ def supervised_text(chat, tokens):
 
 
 def test_only_the_answer_and_the_end_of_its_turn_are_supervised(chat):
-    assert supervised_text(chat, prove(chat, SINGLE, [PICTURE])) == "red</s>"
+    assert supervised_text(chat, prove(chat, SINGLE, [SIZE])) == "red</s>"
 
 
 def test_every_answer_of_a_conversation_is_supervised(chat):
-    assert supervised_text(chat, prove(chat, SEVERAL, [PICTURE])) == "red</s>No, it is not.</s>"
+    assert supervised_text(chat, prove(chat, SEVERAL, [SIZE])) == "red</s>No, it is not.</s>"
 
 
 def test_a_conversation_without_a_picture_is_proved_too(chat):
@@ -45,39 +44,34 @@ def test_a_conversation_without_a_picture_is_proved_too(chat):
 
 
 def test_the_prefix_ends_with_the_last_image_token(chat):
-    tokens = prove(chat, SINGLE, [PICTURE])
+    tokens = prove(chat, SINGLE, [SIZE])
     assert tokens.ids[: tokens.image_end].count(chat.image_id) == 4
     assert chat.image_id not in tokens.ids[tokens.image_end :]
 
 
-@pytest.mark.parametrize("text", ["<image>\nWhat is it?", "What is it?\n<image>", "What <image>is it?"])
-def test_a_picture_is_moved_to_the_front_wherever_it_stood(text):
-    assert image_first([Turn("user", text), Turn("assistant", "a cat")], 1)[0].text == "<image>What is it?"
-
-
 def test_a_mark_for_which_there_is_no_picture_is_named(chat):
     with pytest.raises(Unproved, match="image: the conversation has more image tokens than pictures"):
-        chat.tokens(SINGLE, [])
+        prove(chat, SINGLE, [])
 
 
 def test_a_template_that_hides_the_prompt_is_refused(chat, tiny_model):
     odd = load_processor(tiny_model)
     odd.chat_template = odd.chat_template.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}Think. ")
     with pytest.raises(Unproved, match="template"):
-        prove(chat_of(odd), SINGLE, [PICTURE])
+        prove(chat_of(odd), SINGLE, [SIZE])
 
 
 def test_a_template_that_changes_the_answer_is_refused(tiny_model):
     odd = load_processor(tiny_model)
     odd.chat_template = odd.chat_template.replace("{{ part['text'] }}", "{{ part['text'] | upper }}")
     with pytest.raises(Unproved, match="answer: supervised tokens decode to 'RED'"):
-        prove(chat_of(odd), SINGLE, [PICTURE])
+        prove(chat_of(odd), SINGLE, [SIZE])
 
 
 def test_an_end_token_inside_an_answer_is_refused(chat):
     turns = (SINGLE[0], Turn("assistant", "red</s>blue"))
     with pytest.raises(Unproved, match="answer"):
-        prove(chat, turns, [PICTURE])
+        prove(chat, turns, [SIZE])
 
 
 ENDING = "{% if message['role'] == 'assistant' %}</s>{% endif %}"
@@ -90,7 +84,7 @@ def test_a_template_that_does_not_end_its_answers_is_refused_for_a_row_and_for_t
     assert ENDING in odd.chat_template
     odd.chat_template = odd.chat_template.replace(ENDING, ENDING.replace("</s>", behind))
     with pytest.raises(Unproved, match=r"end: answer 1 ends with '.+', on which generation does not stop"):
-        prove(chat_of(odd), SINGLE, [PICTURE])
+        prove(chat_of(odd), SINGLE, [SIZE])
     with pytest.raises(ValueError, match=r"in base no answer would end.* stops on '</s>' \(1\): .* in chat_template\.jinja"):
         check_end(chat_of(odd), Path("base"))
 
@@ -99,7 +93,7 @@ def test_a_template_mended_as_the_error_says_writes_what_the_whole_one_wrote(cha
     mended = load_processor(tiny_model)
     mended.chat_template = mended.chat_template.replace(ENDING, ENDING.replace("</s>", "{{ eos_token }}"))
     check_end(chat_of(mended), tiny_model)
-    assert prove(chat_of(mended), SEVERAL, [PICTURE]) == prove(chat, SEVERAL, [PICTURE])
+    assert prove(chat_of(mended), SEVERAL, [SIZE]) == prove(chat, SEVERAL, [SIZE])
 
 
 def test_a_model_whose_files_name_no_end_is_refused_though_its_template_writes_one(tiny_model):
@@ -109,9 +103,9 @@ def test_a_model_whose_files_name_no_end_is_refused_though_its_template_writes_o
 
 def test_a_processor_that_emits_another_number_of_image_tokens_is_refused(chat, tiny_model):
     other = chat_of(load_processor(tiny_model))
-    other.expansions[PICTURE.size, 1] = [other.image_id] * 3
+    other.expansions[SIZE, 1] = (other.image_id,) * 3
     with pytest.raises(Unproved, match="image: 3 image tokens, the processor emits 4"):
-        prove(other, SINGLE, [PICTURE])
+        prove(other, SINGLE, [SIZE])
 
 
 def test_a_processor_that_numbers_its_pictures_is_refused_where_they_are_several(tiny_model):
@@ -120,28 +114,14 @@ def test_a_processor_that_numbers_its_pictures_is_refused_where_they_are_several
         "Numbers", (type(other.processor),), {"__call__": lambda *_, **given: {"input_ids": [[other.image_id] * 5]}}
     )
     with pytest.raises(Unproved, match="image: the processor gives 5 ids for 2 pictures of one size"):
-        other.tokens((Turn("user", "<image><image>Alike?"), Turn("assistant", "No")), [PICTURE.size] * 2)
+        prove(other, (Turn("user", "<image><image>Alike?"), Turn("assistant", "No")), [SIZE] * 2)
 
 
 def test_an_answer_of_several_paragraphs_is_learnt_to_the_letter(chat):
     answer = "Two reasons:\n\n  1. it is red\n\n  2. it is round"
     turns = image_first([Turn("user", "Why?\n<image>"), Turn("assistant", answer)], 1)
 
-    assert supervised_text(chat, prove(chat, turns, [PICTURE])) == answer + "</s>"
-
-
-@pytest.mark.parametrize(
-    ("asked", "moved"),
-    [
-        ("<image>\nWhy\n\nis it?", "<image>Why\n\nis it?"),
-        ("  Why?\n<image>", "<image>  Why?"),
-        ("Is <image> like\n<image>\nit?", "<image><image>Is like\nit?"),
-        ("<image>\n<image>\nWhy?", "<image><image>Why?"),
-    ],
-)
-def test_marks_move_to_the_front_and_take_only_the_white_space_around_them_along(asked, moved):
-    turns = image_first([Turn("user", asked), Turn("assistant", "So.")], asked.count("<image>"))
-    assert turns == (Turn("user", moved), Turn("assistant", "So."))
+    assert supervised_text(chat, prove(chat, turns, [SIZE])) == answer + "</s>"
 
 
 def test_prompts_of_one_picture_are_proved_alike_alone_and_together_even_if_the_processor_would_make_one_tensor(tiny_model):
@@ -157,48 +137,57 @@ def test_prompts_of_one_picture_are_proved_alike_alone_and_together_even_if_the_
     chat = chat_of(processor)
     conversations = [SINGLE, (Turn("user", "<image>A much longer question than the other one?"), Turn("assistant", "yes"))]
 
-    together = prove_all(chat, conversations, [PICTURE])
+    together = prove_all(chat, [(turns, [SIZE]) for turns in conversations])
 
-    assert together == [prove(chat, turns, [PICTURE]) for turns in conversations]
+    assert together == [prove(chat, turns, [SIZE]) for turns in conversations]
 
 
-def test_the_processor_is_asked_once_for_the_same_words_and_sizes_and_again_for_another_size(tiny_model):
-    processor = load_processor(tiny_model)
+@pytest.fixture
+def asked(tiny_model) -> tuple[Chat, list[int]]:
+    """A chat whose processor notes how many pictures came with each prompt that it was asked for."""
+    processor: Any = load_processor(tiny_model)
     original, asked = processor.apply_chat_template, []
 
-    def counts(conversations, **given):
+    def notes(conversations, **given):
         if given.get("tokenize"):
-            asked.append(len(conversations))
+            asked.extend(sum(part["type"] == "image" for turn in one for part in turn["content"]) for one in conversations)
         return original(conversations, **given)
 
-    processor.apply_chat_template = counts
-    chat = chat_of(processor)
-
-    one = prove(chat, SINGLE, [PICTURE])
-    other = prove_all(chat, [SINGLE, SINGLE], [Image.new("RGB", PICTURE.size, "red")])
-    prove(chat, SINGLE, [Image.new("RGB", (PICTURE.width * 2, PICTURE.height))])
-
-    assert other == [one, one]
-    assert asked == [1, 1]
+    processor.apply_chat_template = notes
+    return chat_of(processor), asked
 
 
-def test_of_however_many_prompts_no_more_ids_are_remembered_than_there_is_room_for(tiny_model, monkeypatch):
-    chat, roomy = chat_of(load_processor(tiny_model)), chat_of(load_processor(tiny_model))
-    asked = [(Turn("user", f"<image>What is {number}?"), Turn("assistant", "red")) for number in range(12)]
-    wanted = [prove(roomy, turns, [PICTURE]) for turns in asked]
-    one = roomy.remembered // len(asked)
-    monkeypatch.setattr(chat_module, "REMEMBERED_IDS", 4 * one)
-    kept = []
+def alike(rows: int, turns: int = 1) -> list[Asked]:
+    """Conversations of the same form in other words."""
+    return [
+        (
+            [
+                Turn(role, ("<image>" if place + index == 0 else "") + f"{text} {row} {place}")
+                for place in range(turns)
+                for index, (role, text) in enumerate((("user", "What is"), ("assistant", "It is")))
+            ],
+            [SIZE],
+        )
+        for row in range(rows)
+    ]
 
-    for turns, tokens in zip(asked, wanted, strict=True):
-        assert prove(chat, turns, [PICTURE]) == tokens
-        kept.append(sum(len(ids) for ids in chat.official.values()))
 
-    assert max(kept) <= 4 * one
-    assert kept[1] > one, "as long as there is room all are kept"
-    assert chat.remembered == kept[-1] > 0
-    assert prove_all(chat, asked, [PICTURE]) == wanted, "more at once than there is room for"
-    assert chat.remembered == 0
+def test_the_processor_is_asked_about_few_of_many_rows_that_differ_in_their_words_alone(asked):
+    chat, times = asked
+    assert not [one for one in prove_all(chat, alike(300)) if isinstance(one, Unproved)]
+    assert len(times) <= 4
+
+
+def test_the_processor_is_asked_about_every_order_of_turns_and_special_tokens_and_about_the_longest_prompt(asked):
+    chat, times = asked
+    rows = [*alike(20), *alike(20, turns=3)]
+    rows.append(((Turn("user", "<image>What does </s> mean?"), Turn("assistant", "The end.")), [SIZE]))
+    rows.append(((Turn("user", "Count."), Turn("assistant", "one two")), []))
+    rows.append(((Turn("user", "<image>Why? " * 50), Turn("assistant", "So.")), [SIZE] * 50))
+    assert not [one for one in prove_all(chat, rows) if isinstance(one, Unproved)]
+    # One, three, and five turns before an answer; the end in a question; no picture; fifty.
+    assert {0, 1, 50} == set(times)
+    assert len(times) >= 6
 
 
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda text: text.strip() == text)
@@ -212,7 +201,7 @@ def test_whatever_is_asked_and_answered_the_supervised_tokens_decode_to_the_answ
 ):
     turns = image_first([Turn("user", "<image>\n" + question), Turn("assistant", answer)], 1)
     try:
-        tokens = prove(chat, turns, [PICTURE])
+        tokens = prove(chat, turns, [SIZE])
     except Unproved:
         assert any(mark in question + answer for mark in [*chat.tokenizer.all_special_tokens, "<image>", "<|"])
     else:

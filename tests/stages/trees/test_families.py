@@ -22,7 +22,7 @@ from stages.models.plan import apply_plan
 from stages.models.sections import Lora, Parts
 from stages.models.tiny import CHAT_TEMPLATE
 from stages.trees.certificate import prove_all
-from stages.trees.chat import Chat
+from stages.trees.chat import Chat, Tokens
 from stages.trees.families import SHARING, UNSENT, unfed, why_not_shared
 from stages.trees.tree import Branch, Tree
 from stages.tuning.data import OF_WORDS, Collator, Pixels, beside
@@ -237,7 +237,9 @@ def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_
     chat, trees, alone = Chat(processor, {processor.tokenizer.eos_token_id}), [], []
     for digests, pictures in zip(stored(tmp_path, noise), noise, strict=True):
         turns = [(Turn("user", IMAGE * len(pictures) + asked), Turn("assistant", said)) for asked, said in ANSWERED.items()]
-        proved = prove_all(chat, turns, pictures)
+        sizes = [picture.size for picture in pictures]
+        proved = prove_all(chat, [(one, sizes) for one in turns])
+        assert all(isinstance(one, Tokens) for one in proved), proved
         cut = proved[0].image_end
         branches = [Branch("s", 0, "t", "short", one.ids[cut:], one.supervised[cut:]) for one in proved]
         trees.append(Tree(digests, proved[0].ids[:cut], tuple(branches)))

@@ -34,7 +34,8 @@ def paths(place: Path, base: Path, name: str) -> list[Path]:
     out = place / name
     out.mkdir()
     rendered = place / "rendered"
-    return [rendered, rendered, place / "ingested", base, out / "model", out / "metrics.json", out / "curve.csv"]
+    written = [out / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
+    return [rendered, rendered, place / "ingested", base, *written]
 
 
 def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_most(tuning, monkeypatch):
@@ -102,13 +103,13 @@ def test_two_processes_learn_what_one_does(place, tiny_model, tuning, optimizer)
     launch("train", Tuning.model_validate(given), *alone)
     launch("train", Tuning.model_validate({**given, "processes": 2}), *together)
 
-    one, two = (json.loads(found[-2].read_text()) for found in (alone, together))
+    one, two = (json.loads(found[5].read_text()) for found in (alone, together))
     assert two["steps"] == one["steps"] == 6
     assert two["loss_last"] == pytest.approx(one["loss_last"], rel=1e-3)
     # Adam and Muon forget how large a gradient is, so the weights alone would not tell a wrong scale.
-    norms = [pd.read_csv(found[-1])["grad_norm"].tolist() for found in (alone, together)]
+    norms = [pd.read_csv(found[6])["grad_norm"].tolist() for found in (alone, together)]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
-    mine, theirs = (load_file(found[-3] / "model.safetensors") for found in (alone, together))
+    mine, theirs = (load_file(found[4] / "model.safetensors") for found in (alone, together))
     for name, tensor in mine.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4)
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration, TrainingArguments
 
+from stages.corpus import ledger
 from stages.models.loading import load_model, load_processor
 from stages.models.sections import Lora, Parts
 from stages.trees import tree
 from stages.trees.families import unfed
 from stages.trees.tree import Tree
 from stages.tuning import loop
+from stages.tuning.learnt import told
 from stages.tuning.loop import TreeTrainer, tune
 from stages.tuning.params import Tuning
 
@@ -48,9 +51,15 @@ class Killed(Exception):
 def tuned(place: Path, base: Path, params: Tuning, name: str) -> Path:
     out = place / name
     out.mkdir(exist_ok=True)
-    rendered, files = place / "rendered", [out / "model", out / "metrics.json", out / "curve.csv"]
-    tune("train", params, rendered, rendered, place / "ingested", base, *files)
+    rendered, files = place / "rendered", [out / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
+    former = place / "former" if params.replay else rendered
+    tune("train", params, rendered, former, place / "ingested", base, *files)
     return out
+
+
+def renamed(one: Tree, source: str) -> Tree:
+    """The same tree, of rows of another source."""
+    return replace(one, branches=tuple(replace(branch, source=source) for branch in one.branches))
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -82,6 +91,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_mod
         patched.setattr(TreeTrainer, "training_step", stumble, raising=False)
         with pytest.raises(Killed):
             tuned(place, tiny_model, params, "killed")
+        assert not (place / "killed" / "ledger.parquet").exists(), "nothing is said to be learnt that was not"
         steps.clear()
         patched.setattr(
             TreeTrainer,
@@ -153,11 +163,33 @@ def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_
     assert again(1.0) == trees
     assert 0 < len(again(0.5)) < len(trees)
     assert all(one in again(0.7) for one in again(0.3))
+    tree.write(place / "former" / "00000.parquet", [renamed(one, "f") for one in trees])
     out = tuned(place, tiny_model, with_(PARAMS, replay=1.0, epochs=1.0), "out")
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["trees_replayed"] == len(trees)
     assert metrics["trees"] == 2 * len(trees)
     assert metrics["steps"] == 2 * len(trees) // PARAMS.trees_per_step
+
+
+def test_the_ledger_says_in_which_steps_each_row_was_shown_to_the_model(place, tiny_model, monkeypatch):
+    trees = tree.read(place / "rendered" / "00000.parquet")
+    tree.write(place / "former" / "00000.parquet", [renamed(one, "f") for one in trees])
+    batches: list[list[Tree]] = []
+    collate = loop.Collator.__call__
+    monkeypatch.setattr(loop.Collator, "__call__", lambda self, batch: (batches.append(batch), collate(self, batch))[1])
+
+    out = tuned(place, tiny_model, with_(PARAMS, replay=0.5, epochs=2.5), "out")
+
+    a_step = PARAMS.trees_per_step // PARAMS.trees_per_batch
+    steps: dict[tuple[str, int], list[int]] = {}
+    for number, batch in enumerate(batches):
+        for branch in (branch for one in batch for branch in one.branches):
+            steps.setdefault((branch.source, branch.row), []).append(number // a_step + 1)
+    lines = ledger.read(out / "ledger.parquet")
+    assert {(line.source, line.row): line.reason for line in lines} == {
+        (source, row): f"train: {'replayed, ' if source == 'f' else ''}{told(found)}" for (source, row), found in steps.items()
+    }
+    assert {line.source: line.state for line in lines} == {"s": "trained", "f": ledger.ON}
 
 
 def test_frozen_parts_keep_their_weights_and_tuned_parts_do_not(place, tiny_model):
