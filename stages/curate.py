@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stages.corpus import draws, duplicates, example, ledger, shards
+from stages.benchmarks.kept_out import kept_out
+from stages.corpus import contamination, draws, duplicates, example, ledger, shards
+from stages.corpus.contamination import Contamination
 from stages.corpus.coreset import Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import KINDS
 from stages.corpus.images import stores
@@ -111,6 +113,8 @@ class Params(Section):
     """Draws the split and every choice."""
     duplicates: Duplicates
     """Rows that are said before."""
+    contamination: Contamination
+    """Rows that a benchmark asks about."""
     connect: Connect
     """Stage 0."""
     train: Train
@@ -140,8 +144,8 @@ class Params(Section):
         return {"connect": self.connect.sources, "train": self.train.sources, "align": self.align.sources}
 
 
-def curate(params: Params, validated: Path, ingested: Path, dose: str, curated: Out) -> None:
-    """Select from the rows that passed the contract.
+def curate(params: Params, validated: Path, ingested: Path, benchmarks: Path, dose: str, curated: Out) -> None:
+    """Select from the rows that passed the contract, without those that `benchmarks` ask about.
 
     `dose`, how many stage-2 rows, is a value of `align`'s section and comes as a word of the command: whoever asks what the
     dose does (`dvc exp run -S align.dose=300`) asks it of align, and not of the stage that happens to count the rows.
@@ -156,7 +160,7 @@ def curate(params: Params, validated: Path, ingested: Path, dose: str, curated: 
 
     chosen = Choice(marks)
     drop_duplicates(chosen, params, found)
-    drop_contaminated(chosen)
+    contaminated = drop_contaminated(chosen, params, benchmarks, ingested, paths, names)
     held = hold_out(chosen, params, found)
     choose_for_train(chosen, params, paths, names)
     choose_for_connect(chosen, params)
@@ -164,6 +168,7 @@ def curate(params: Params, validated: Path, ingested: Path, dose: str, curated: 
 
     curated.mkdir(parents=True)
     write_chosen(chosen, params, paths, names, curated)
+    pq.write_table(contaminated.to_arrow().cast(contamination.SCHEMA), curated / "contaminated.parquet")
     chosen.counts["pictures"] = {"shown": len(marks.sha256), "held_out": int(held.sum()), "compared": found.compared}
     text = json.dumps(chosen.counts, ensure_ascii=False, indent=1) + "\n"
     (curated / "choices.json").write_text(text, encoding="utf-8")
@@ -272,9 +277,62 @@ NAMED = {"source": pl.String, "row": pl.Int64, "reason": pl.String}
 """Rows by their names, and why each ends."""
 
 
-def drop_contaminated(chosen: Choice) -> None:
-    """End rows that are too like an item of a benchmark: they are neither learnt from nor tested with."""
-    chosen.end_named(pl.DataFrame(schema=NAMED), "contaminated")
+def drop_contaminated(
+    chosen: Choice, params: Params, benchmarks: Path, ingested: Path, paths: Sequence[Path], names: Sequence[str]
+) -> pl.DataFrame:
+    """End rows that hold a benchmark's picture or question: they are neither learnt from nor tested with.
+
+    Returns:
+        Every item that any of them holds (`contamination.LINES`), of which the ledger names the surest.
+    """
+    asked = kept_out(benchmarks, params.contamination.benchmarks)
+    if not asked:
+        return pl.DataFrame(schema=contamination.LINES)
+    items = contamination.items_of(asked, params.contamination)
+    marks, left = chosen.marks, np.flatnonzero(chosen.left)
+    known = pl.Series(marks.source.known, dtype=pl.String)
+    rows = pl.DataFrame({"source": known.gather(marks.source.of[left]), "row": marks.row[left]})
+    showing = marks.owner
+    shown = pl.DataFrame(
+        {"source": known.gather(marks.source.of[showing]), "row": marks.row[showing], "picture": marks.pictures}
+    )
+    looks = pl.DataFrame({"picture": np.arange(len(marks.sha256)), "sha256": pl.Series(marks.sha256, dtype=pl.String)}).join(
+        read_hashes(stores(ingested)), on="sha256", how="left"
+    )
+    marked = read_questions(params.contamination, items, paths, names)
+    found = contamination.evidence(rows, shown, marked, looks, items, stores(ingested), params.contamination)
+    surest = contamination.strongest(found)
+    chosen.end_named(contamination.reasons(surest), "contaminated")
+    chosen.counts["contaminated"] = {
+        "rows": len(surest),
+        **{by: surest.filter(pl.col("by") == by)["row"].len() for by in ("picture", "question")},
+        "benchmarks": dict(surest.group_by("benchmark").len().sort("benchmark").rows()),
+    }
+    return found
+
+
+def read_hashes(folders: Sequence[Path]) -> pl.DataFrame:
+    """[sha256, phash] of each picture of the stores in `folders` once."""
+    held = [shard for folder in folders for shard in shards.of(folder / "images")]
+    empty = pl.DataFrame(schema={"sha256": pl.String, "phash": pl.UInt64})
+    return pl.concat([empty, *(pl.read_parquet(shard, columns=["sha256", "phash"], glob=False) for shard in held)]).unique("sha256")
+
+
+def read_questions(
+    params: Contamination, items: contamination.Items, paths: Sequence[Path], names: Sequence[str]
+) -> pl.DataFrame:
+    """What the rows ask of the benchmarks' questions; shards that these benchmarks met before are not read again."""
+    none = pl.DataFrame(schema=contamination.MARKS)
+    if params.rule == "picture" or not len(items.known):
+        return none
+    given = (items.known, params.question_words, params.question_rows)
+    with Memo("curate_questions", items.known.tobytes(), *given[1:]) as memo:
+        new = [(path, name) for path, name in zip(paths, names, strict=True) if not memo.recall(name)]
+        tables = (pq.read_table(path, columns=["source", "row", "turns"]) for path, _ in new)
+        for (_, name), found in zip(new, mapped(contamination.marking, given, tables), strict=True):
+            memo.keep(found.write_parquet, name)
+        kept = [memo.recall(name) for name in names]
+        return pl.concat([none, *(pl.read_parquet(path, glob=False) for path in kept if path)])
 
 
 def drop_outside_coreset(chosen: Choice, params: Params, paths: Sequence[Path], digests: Sequence[str]) -> None:

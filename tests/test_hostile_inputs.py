@@ -29,6 +29,7 @@ CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
     duplicates=curating.Duplicates(near=False, distance=0),
+    contamination=curating.Contamination.model_construct(benchmarks=[]),
     train=curating.Train(
         sources=["wild"],
         tasks=None,
@@ -64,7 +65,7 @@ def chain(folder, rows, images="images", format="llava"):
     )
     (data / "accepted").mkdir()
     validating.validate(ALLOWED, data / "ingest", data / "accepted", data / "validate")
-    curating.curate(CHOICE, data / "validate", data / "ingest", "1", data / "curate")
+    curating.curate(CHOICE, data / "validate", data / "ingest", data, "1", data / "curate")
     first, second, third = ledger.read_parts(data / "ingest", data / "validate", data / "curate")
     going = ledger.join([first, second, third], whole=False)
     final = [

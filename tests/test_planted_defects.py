@@ -489,6 +489,7 @@ def _chain(root: Path, model: Path, data: Path) -> None:
         "ingested": data / "ingest",
         "accepted": root / "accepted",
         "validated": data / "validate",
+        "benchmarks": root / "accepted",  # none of them is there
         "dose": "1000",
         "curated": data / "curate",
         "model": model,

@@ -90,10 +90,13 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         with path.open(encoding="utf-8", newline="") as file:
             read: Any = list(csv.DictReader(file, delimiter="\t"))
     else:
+        # POPE's files hold lines of JSON and are named .json, and a file of one line is JSON both ways.
         try:
-            read = json.loads(path.read_text(encoding="utf-8")) if path.suffix.lower() == ".json" else read_jsonl(path)
+            read = json.loads(path.read_text(encoding="utf-8"))
+            lines = isinstance(read, dict) and not any(isinstance(row, dict) for row in read.values())
         except json.JSONDecodeError:
-            read = read_jsonl(path)  # POPE's files have lines of JSON in files named .json
+            lines = True
+        read = read_jsonl(path) if lines else read
     named = read.items() if isinstance(read, dict) else enumerate(read) if isinstance(read, list) else []
     found = [(str(key), row) for key, row in named]
     if not found or not all(isinstance(row, dict) for _, row in found):

@@ -86,6 +86,17 @@ LINES = {
     "distance": pl.Int64,
     "overlap": pl.Float64,
 }
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("benchmark", pa.string()),
+        ("item", pa.string()),
+        ("by", pa.string()),
+        ("distance", pa.int64()),
+        ("overlap", pa.float64()),
+    ]
+)
 """What is known of a contaminated row: by "picture" with the bits between the hashes, or by "question" with the share of its
 rare runs."""
 MARKS = {"source": pl.String, "row": pl.Int64, "gram": pl.UInt64}
@@ -163,6 +174,7 @@ def marking(known: NDArray[np.uint64], words: int, most: int) -> Callable[[pa.Ta
 
 def evidence(
     rows: pl.DataFrame,
+    shown: pl.DataFrame,
     marked: pl.DataFrame,
     looks: pl.DataFrame,
     items: Items,
@@ -171,11 +183,12 @@ def evidence(
 ) -> pl.DataFrame:
     """Every item that contaminates a row, of `LINES`, by source, row, strength, benchmark and item.
 
-    rows: [source, row, images: list of sha256], each row once. marked: the `marks` of all shards.
-    looks: [sha256, phash: u64], a line or more per picture; of no phash, a picture is compared by its bytes alone.
+    rows: [source, row], each once. shown: [source, row, picture], a line per picture of a row.
+    marked: the `marks` of all shards.
+    looks: [picture, sha256, phash: u64], each picture once; without a phash it is compared by its bytes alone.
     stores: the folders whose `images` hold the pictures; only suspects are read.
     """
-    by_picture = _empty() if params.rule == "question" else _by_picture(rows, looks, items, stores, params)
+    by_picture = _empty() if params.rule == "question" else _by_picture(rows, shown, looks, items, stores, params)
     by_question = _empty() if params.rule == "picture" else _by_question(rows, marked, items, params)
     if params.rule == "both":
         key = ["source", "row", "benchmark", "item"]
@@ -193,7 +206,8 @@ def strongest(lines: pl.DataFrame) -> pl.DataFrame:
 
 def reasons(lines: pl.DataFrame) -> pl.DataFrame:
     """[source, row, reason]: what the ledger says of each line's row, named after the benchmark."""
-    far = pl.format("{} bits away", "distance").fill_null(pl.format("{} of it", pl.col("overlap").round(2)))
+    share = (100 * pl.col("overlap")).round().cast(pl.Int64)
+    far = pl.coalesce(pl.format("{} bits away", "distance"), pl.format("{} % of it", share))
     return lines.select("source", "row", reason=pl.format("{}: item {}, its {}, {}", "benchmark", "item", "by", far))
 
 
@@ -219,7 +233,7 @@ def _hashes(readers: Mapping[str, Callable[[], bytes]], names: Mapping[str, str]
         for piece in pieces:
             kept = memo.recall(piece)
             assert kept, "the memo lost what it has just kept"
-            tables.append(pl.read_parquet(kept))
+            tables.append(pl.read_parquet(kept, glob=False))
     return pl.concat(tables)
 
 
@@ -246,12 +260,15 @@ def _hashing() -> Callable[[list[tuple[str, str, bytes]]], pl.DataFrame]:
 
 
 def _by_picture(
-    rows: pl.DataFrame, looks: pl.DataFrame, items: Items, stores: Sequence[Path], params: Contamination
+    rows: pl.DataFrame,
+    shown: pl.DataFrame,
+    looks: pl.DataFrame,
+    items: Items,
+    stores: Sequence[Path],
+    params: Contamination,
 ) -> pl.DataFrame:
-    shown = (
-        rows.select("source", "row", sha256=pl.col("images")).explode("sha256", empty_as_null=False, keep_nulls=False).unique()
-    )
-    seen = looks.select("sha256", "phash").join(shown, on="sha256", how="semi").unique("sha256").sort("sha256")
+    shown = shown.join(rows, on=["source", "row"], how="semi").unique()
+    seen = looks.join(shown, on="picture", how="semi").sort("sha256")
     pictures = items.items.select(item_sha256="sha256").drop_nulls().unique()
     same = seen.join(pictures, left_on="sha256", right_on="item_sha256").select(
         "sha256", item_sha256="sha256", distance=pl.lit(0, pl.Int64)
@@ -268,7 +285,7 @@ def _by_picture(
     copies = pl.concat([same, near.select("sha256", "item_sha256", pl.col("distance").cast(pl.Int64))])
     # A row of several pictures, or an item found by several: the nearest counts.
     return (
-        shown.join(copies, on="sha256")
+        shown.join(copies.join(seen.select("picture", "sha256"), on="sha256"), on="picture")
         .join(items.items, left_on="item_sha256", right_on="sha256")
         .group_by("source", "row", "benchmark", "item")
         .agg(pl.col("distance").min())
@@ -312,7 +329,7 @@ def _second_look(near: pl.DataFrame, stores: Sequence[Path], read: Mapping[str, 
         for key in keys:
             kept = memo.recall(key)
             assert kept, "the memo lost what it has just kept"
-            tables.append(pl.read_parquet(kept))
+            tables.append(pl.read_parquet(kept, glob=False))
     seen = near.join(pl.concat(tables), on=["sha256", "item_sha256"], how="left", maintain_order="left")
     assert not seen["likeness"].null_count(), "a suspect's picture lies in no store"
     return seen.select("likeness", "patch", "tone")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from stages import curate as stage
 from stages.corpus import example, ledger, shards
+from stages.corpus.contamination import LINES, Contamination
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
@@ -32,12 +33,30 @@ def row(number, *, source="tasks", picture=None, task="colour", kind="short", qu
     return Example(source, number, str(number), task, kind=kind, origin="human", images=images, turns=turns, **fields)
 
 
+FIREWALL = {
+    "folder": "benchmarks", "benchmarks": "all", "rule": "either", "picture_bits": 8, "picture_likeness": 0.9,
+    "picture_patch": 24.0, "picture_tone": 255.0, "question_words": 4, "question_rows": 10, "question_runs": 6,
+    "question_share": 0.5,
+}  # fmt: skip
+
+
 def params(
-    *, held_out=0.0, balance=True, rows=100, rows_per_task=100, seed=17, tasks=None, domains=None, kinds=None, near=False
+    *,
+    held_out=0.0,
+    balance=True,
+    rows=100,
+    rows_per_task=100,
+    seed=17,
+    tasks=None,
+    domains=None,
+    kinds=None,
+    near=False,
+    contamination=None,
 ):
     return Params(
         seed=seed,
         duplicates=Duplicates(near=near, distance=4),
+        contamination=Contamination(**FIREWALL | (contamination or {})),
         connect=Connect(sources=["captions"], rows=rows),
         train=Train(sources=["tasks"], tasks=tasks, rows_per_task=rows_per_task, quotas=Quotas(domains=domains, kinds=kinds)),
         align=Align(sources=["chats"]),
@@ -60,7 +79,8 @@ def curated(folder, rows, chosen, dose=100, cut=10**6, pictures=()):
     with ImageWriter(folder / "ingested" / "tasks", shard_mib=1) as store:
         for content in pictures:
             store.add(content)
-    curate(chosen, folder / "validated", folder / "ingested", str(dose), folder / "curated")
+    (folder / "benchmarks").mkdir(exist_ok=True)
+    curate(chosen, folder / "validated", folder / "ingested", folder / "benchmarks", str(dose), folder / "curated")
     outs = {name: example.read_all(folder / "curated" / name) for name in ("connect", "train", "align", "held_out")}
     lines = ledger.read(folder / "curated" / "ledger.parquet")
     # Whatever the run did: every row has one line, and lies where its state says, and nowhere else.
@@ -235,7 +255,12 @@ def test_what_a_benchmark_or_the_coreset_drops_is_listed_and_in_no_selection(tmp
     named = pl.DataFrame(
         {"source": ["tasks", "chats", "birds"], "row": [3, 20_000, 1], "reason": ["pope: item 7", "mme: item 1", "?"]}
     )
-    monkeypatch.setattr(stage, "drop_contaminated", lambda chosen: chosen.end_named(named, "contaminated"))
+
+    def dropping(chosen, *_):
+        chosen.end_named(named, "contaminated")
+        return pl.DataFrame(schema=LINES)
+
+    monkeypatch.setattr(stage, "drop_contaminated", dropping)
     monkeypatch.setattr(
         stage, "drop_outside_coreset", lambda chosen, params: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
     )
@@ -247,6 +272,34 @@ def test_what_a_benchmark_or_the_coreset_drops_is_listed_and_in_no_selection(tmp
     }
     assert dropped["tasks", 4] == ("held_out", "picture_held_out"), "it was decided on before the coreset"
     assert 3 not in {one.row for name in outs for one in outs[name]}
+
+
+def test_a_row_with_a_benchmarks_picture_or_question_is_neither_learnt_from_nor_tested_with_and_all_it_holds_is_listed(
+    tmp_path,
+):
+    """Whatever the split: here nearly every picture would be held out."""
+    pictures = [saved(drawing(seed)) for seed in range(3)]
+    asked = "Which of the two lanterns beside the old mill went out before the storm began?"
+    own = tmp_path / "benchmarks" / "own"
+    own.mkdir(parents=True)
+    drawing(1).resize((100, 80)).save(own / "seen.jpg")
+    (own / "asked.json").write_text(
+        json.dumps([{"id": 4, "question": asked}, {"id": 5, "question": "Who?", "image": "seen.jpg"}])
+    )
+    shown = named(pictures)
+    rows = [row(number, picture=shown[number]) for number in range(3)]
+    rows += [row(3, picture=shown[0], question=f"Look. {asked}"), *FILLERS]
+
+    outs, dropped = curated(tmp_path, rows, params(held_out=0.9), pictures=pictures)
+
+    assert {key: end for key, end in dropped.items() if end[0] == "contaminated"} == {
+        ("tasks", 1): ("contaminated", "own: item 5, its picture, 2 bits away"),
+        ("tasks", 3): ("contaminated", "own: item 4, its question, 100 % of it"),
+    }
+    assert {one.row for name in outs for one in outs[name]} == {0, 2, 10_000, 20_000}
+    listed = pl.read_parquet(tmp_path / "curated" / "contaminated.parquet")
+    assert listed.select("row", "benchmark", "item", "by").rows() == [(1, "own", "5", "picture"), (3, "own", "4", "question")]
+    assert choices(tmp_path)["contaminated"] == {"rows": 2, "picture": 1, "question": 1, "benchmarks": {"own": 2}}
 
 
 def test_a_smaller_dose_is_a_part_of_a_larger_one(tmp_path):
