@@ -30,7 +30,7 @@ from stages.corpus import contamination, draws, duplicates, example, ledger, sha
 from stages.corpus.contamination import Contamination
 from stages.corpus.coreset import Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import KINDS
-from stages.corpus.images import stores
+from stages.corpus.images import looks_table, stores
 from stages.corpus.marks import Marks, Names, Numbers, gathered, looking
 from stages.corpus.twins import Twins, no_twins, twins
 from stages.running import command
@@ -297,7 +297,7 @@ def drop_contaminated(
         {"source": known.gather(marks.source.of[showing]), "row": marks.row[showing], "picture": marks.pictures}
     )
     looks = pl.DataFrame({"picture": np.arange(len(marks.sha256)), "sha256": pl.Series(marks.sha256, dtype=pl.String)}).join(
-        read_hashes(stores(ingested)), on="sha256", how="left"
+        pl.DataFrame(looks_table(stores(ingested))).select("sha256", "phash"), on="sha256", how="left", maintain_order="left"
     )
     marked = read_questions(params.contamination, items, paths, names)
     found = contamination.evidence(rows, shown, marked, looks, items, stores(ingested), params.contamination)
@@ -309,13 +309,6 @@ def drop_contaminated(
         "benchmarks": dict(surest.group_by("benchmark").len().sort("benchmark").rows()),
     }
     return found
-
-
-def read_hashes(folders: Sequence[Path]) -> pl.DataFrame:
-    """[sha256, phash] of each picture of the stores in `folders` once."""
-    held = [shard for folder in folders for shard in shards.of(folder / "images")]
-    empty = pl.DataFrame(schema={"sha256": pl.String, "phash": pl.UInt64})
-    return pl.concat([empty, *(pl.read_parquet(shard, columns=["sha256", "phash"], glob=False) for shard in held)]).unique("sha256")
 
 
 def read_questions(

@@ -18,6 +18,7 @@ from stages import curate as curating
 from stages import ingest as ingesting
 from stages import validate as validating
 from stages.corpus import ledger
+from stages.corpus.contamination import Contamination
 from stages.corpus.coreset import Coreset
 from stages.running.section import read_params
 
@@ -29,7 +30,7 @@ CHOICE = curating.Params(
     seed=1,
     connect=curating.Connect.model_construct(sources=[], rows=1),
     duplicates=curating.Duplicates(near=False, distance=0),
-    contamination=curating.Contamination.model_construct(benchmarks=[]),
+    contamination=Contamination.model_construct(benchmarks=[]),
     train=curating.Train(
         sources=["wild"],
         tasks=None,

@@ -13,8 +13,10 @@ from PIL import Image
 from stages import curate as stage
 from stages.corpus import example, ledger, shards
 from stages.corpus.contamination import LINES, Contamination
+from stages.corpus.coreset import Coreset
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.corpus.keywords import Endpoint
 from stages.corpus.ledger import Line
 from stages.curate import Align, Choice, Connect, Duplicates, Params, Quotas, Train, curate
 from stages.running import compute
@@ -39,6 +41,16 @@ FIREWALL = {
     "question_share": 0.5,
 }  # fmt: skip
 
+NO_CORESET = Coreset(
+    method="none",
+    rows=None,
+    seed=17,
+    concepts={"count": ["number"]},
+    keywords="rules",
+    keywords_per_dimension=1,
+    endpoint=Endpoint(url=None, model=None, api_key_env="K", temperature=0.0, tries=1),
+)
+
 
 def params(
     *,
@@ -58,7 +70,13 @@ def params(
         duplicates=Duplicates(near=near, distance=4),
         contamination=Contamination(**FIREWALL | (contamination or {})),
         connect=Connect(sources=["captions"], rows=rows),
-        train=Train(sources=["tasks"], tasks=tasks, rows_per_task=rows_per_task, quotas=Quotas(domains=domains, kinds=kinds)),
+        train=Train(
+            sources=["tasks"],
+            tasks=tasks,
+            rows_per_task=rows_per_task,
+            coreset=NO_CORESET,
+            quotas=Quotas(domains=domains, kinds=kinds),
+        ),
         align=Align(sources=["chats"]),
         balance=balance,
         held_out=held_out,
@@ -262,7 +280,7 @@ def test_what_a_benchmark_or_the_coreset_drops_is_listed_and_in_no_selection(tmp
 
     monkeypatch.setattr(stage, "drop_contaminated", dropping)
     monkeypatch.setattr(
-        stage, "drop_outside_coreset", lambda chosen, params: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
+        stage, "drop_outside_coreset", lambda chosen, *_: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
     )
     rows = [row(number, picture=f"{number % 3}", question=f"{number}?") for number in range(12)]
     outs, dropped = curated(tmp_path, [*rows, *FILLERS, row(21_000, source="chats")], params(held_out=0.99))

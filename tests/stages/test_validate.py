@@ -253,7 +253,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path / name)
         validated(tmp_path / name, rows)
     files = [path for path in sorted((tmp_path / "first" / "validate").rglob("*")) if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         assert path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path.name
 
