@@ -153,9 +153,7 @@ def phash(shown: Image.Image) -> int:
 def _phash_of_small(grey: np.ndarray) -> int:
     """`phash` of a picture in grey, of some hundred pixels a side at most: scaled and transformed in one step."""
     height, width = grey.shape
-    low = _cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T
-    # What a picture of one colour has of each frequency is nothing, but for what is left of rounding the cosines.
-    return _signs(np.rint(low / (4 * ONE * ONE)))
+    return _signs(_cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T)
 
 
 def _signs(low: np.ndarray) -> int:
@@ -172,4 +170,7 @@ def _cosines(size: int, scaled: int) -> np.ndarray:
     scale = size / scaled
     away = (np.arange(size) + 0.5 - scale * (np.arange(scaled)[:, None] + 0.5)) / max(scale, 1.0)
     weights = np.sinc(away) * np.sinc(away / 3) * (np.abs(away) < 3)
-    return np.rint(ONE * (COSINES @ (weights / weights.sum(axis=1, keepdims=True))))
+    cosines = np.rint(ONE * (COSINES @ (weights / weights.sum(axis=1, keepdims=True))))
+    # Of one colour, every frequency but the lowest is nothing, and not what is left of rounding.
+    cosines[1:, 0] -= cosines[1:].sum(axis=1)
+    return cosines
