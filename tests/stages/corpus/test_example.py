@@ -27,8 +27,11 @@ def test_examples_come_back_as_they_were_written(tmp_path_factory, rows):
 
 
 def test_of_how_a_table_was_put_together_its_file_shows_nothing(tmp_path):
-    turns = (Turn("user", "What is it? " * 8), Turn("assistant", "A square."))
-    rows = [Example("s", number, str(number), "t", "d", "short", "human", (), turns, False) for number in range(10_000)]
+    # Enough of it for several pages a column: that is where a file could show it.
+    rows = [
+        Example("s", n, str(n), "t", "d", "short", "human", (f"{n:064}",), (Turn("user", f"{n}? " * 9),), False)
+        for n in range(30_000)
+    ]
     table = example.table_of(rows)
     example.write_table(tmp_path / "whole.parquet", table)
     example.write_table(tmp_path / "parts.parquet", pa.concat_tables([table.slice(at, 7) for at in range(0, len(table), 7)]))
