@@ -411,3 +411,13 @@ def test_a_language_of_the_row_goes_before_that_of_the_source(tmp_path):
     validate(params(languages=["en"]), tmp_path / "ingest", tmp_path / "accepted", tmp_path / "validate")
     reasons = [line.reason for line in ledger.read(tmp_path / "validate" / "ledger.parquet")]
     assert reasons == ["language_allowed", "", ""]
+
+
+def test_what_is_known_of_its_pictures_is_a_part_of_what_a_shard_is_judged_by(tmp_path):
+    assert validated(tmp_path, [row(0)]) == [""]
+    store = tmp_path / "ingest" / "a" / "images" / "00000.parquet"
+    table = pq.read_table(store)
+    cut = pa.array([False] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("whole"), "whole", cut), store)
+    validate(PARAMS, tmp_path / "ingest", tmp_path / "accepted", tmp_path / "again")
+    assert [line.reason for line in ledger.read(tmp_path / "again" / "ledger.parquet")] == ["picture_decodes_whole"]
