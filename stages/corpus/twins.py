@@ -33,8 +33,14 @@ MOST = 24
 quality 50 changes up to 20, brightness by a tenth up to 23, a drawing in another colour or of another shape 60 and more."""
 UNLIKE = 0.25
 """Share of the contrast that may be different. It tells pages of text apart, all of which are nearly white."""
+FLAT = 2.0
+"""Steps of 255, the contrast below which a picture shows nothing that another could show too: of thousands of blank ones with
+near hashes none is compared."""
 STRETCH = 0.05
 """Share by which the ratios of the sides may differ."""
+
+AT_ONCE = 10_000
+"""Pictures that one is compared with at once, which bounds the memory."""
 
 Small = NDArray[np.uint8]
 
@@ -144,16 +150,19 @@ def small(content: bytes) -> Small:
 
 def same(one: Small, others: Small) -> NDArray[np.bool_]:
     """Whether each of `others` (n, SIDE, SIDE, 3) shows what `one` shows; the same either way round."""
-    mine, theirs = one.astype(np.float32)[None], others.astype(np.float32)
-    apart = theirs - mine
+    apart = others.astype(np.float32) - one
     close = np.abs(apart).max(axis=(1, 2, 3)) <= MOST
-    contrast = np.minimum(_spread(mine), _spread(theirs))
-    return close & (_spread(apart) <= UNLIKE * contrast)
+    contrast = np.minimum(_contrast(one[None]), _contrast(others))
+    return close & (_contrast(apart) <= UNLIKE * contrast)
 
 
-def _spread(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+def _contrast(pictures: Small | NDArray[np.float32]) -> NDArray[np.float32]:
     """The standard deviation of each picture's pixels from the mean of their colour."""
-    return np.sqrt(pictures.var(axis=(1, 2)).mean(axis=1))
+    parts = [np.zeros(0, dtype=np.float32)]
+    for first in range(0, len(pictures), AT_ONCE):
+        shades = pictures[first : first + AT_ONCE].astype(np.float32)
+        parts.append(np.sqrt(shades.var(axis=(1, 2)).mean(axis=1)))
+    return np.concatenate(parts)
 
 
 def _contents(classes: Numbers, left: Numbers, right: Numbers, smalls: Small, stretch: NDArray[np.float64]) -> Numbers:
@@ -167,7 +176,7 @@ def _contents(classes: Numbers, left: Numbers, right: Numbers, smalls: Small, st
     starts = np.searchsorted(classes[order], np.arange(known + 1))
     nearby = np.searchsorted(left, np.arange(len(starts)))
     alike = np.arange(len(classes))
-    alone = np.ones(len(classes), dtype=bool)
+    alone = _contrast(smalls) >= FLAT
     for first in range(len(classes)):
         if not alone[first]:
             continue
@@ -179,8 +188,9 @@ def _contents(classes: Numbers, left: Numbers, right: Numbers, smalls: Small, st
             others = np.concatenate([order[starts[one] : starts[one + 1]] for one in around])
             others = others[alone[others]]
             others = others[np.abs(stretch[others] - stretch[picture]) <= STRETCH]
-            if len(others):
-                found = others[same(smalls[picture], smalls[others])]
+            for begin in range(0, len(others), AT_ONCE):
+                some = others[begin : begin + AT_ONCE]
+                found = some[same(smalls[picture], smalls[some])]
                 alone[found] = False
                 alike[found] = first
                 reached += found.tolist()

@@ -182,6 +182,20 @@ def test_pictures_that_show_the_same_lie_on_one_side_of_the_split(tmp_path):
     assert choices(tmp_path)["pictures"] == {"shown": 26, "held_out": 2 * len(held), "compared": 24}
 
 
+def test_rows_that_are_added_bring_no_picture_back_from_the_test(tmp_path):
+    store = [saved(drawing(number)) for number in range(20)]
+    resized = [saved(drawing(number).resize((72, 72))) for number in range(20)]
+    rows = [row(number, picture=name, question="What is it?") for number, name in enumerate(named(store))]
+    # Of the stage before, so that every row of train's becomes a near duplicate of one that is learnt from.
+    added = [row(number, source="captions", picture=name, question="what is it") for number, name in enumerate(named(resized))]
+    held = {}
+    for name, table in (("few", [*rows, *FILLERS]), ("more", [*rows, *added, *FILLERS])):
+        outs, _ = curated(tmp_path / name, table, params(near=True, held_out=0.3), pictures=[*store, *resized])
+        held[name] = {one.row for one in outs["held_out"]}
+    assert 0 < len(held["few"]) < 20
+    assert held["few"] == held["more"], "the twin stands in for the row it replaces"
+
+
 def test_no_picture_is_in_two_splits_whatever_source_its_rows_are_of(tmp_path):
     rows = [row(number, picture=f"{number // 3}", question=f"{number}?") for number in range(300)]
     others = [row(number, source="chats", picture=f"{number}") for number in range(100)]

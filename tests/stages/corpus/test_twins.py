@@ -92,6 +92,11 @@ def test_pages_that_are_nearly_white_are_told_apart(tmp_path):
         assert np.flatnonzero(twins.same(one, again)).tolist() == [number]
 
 
+def test_blank_pictures_show_nothing_that_could_be_the_same(tmp_path):
+    blank = [saved(Image.new("RGB", (96, 96), (shade, 200, 200))) for shade in (200, 201, 202)]
+    assert found(tmp_path, blank)[0] == [0, 1, 2]
+
+
 def test_what_was_made_small_once_is_not_decoded_again(tmp_path, monkeypatch):
     pictures = [make(scene(1)) for make in COPIES.values()]
     first = found(tmp_path, pictures, stores=2)
