@@ -313,9 +313,10 @@ def drop_contaminated(
 
 def read_hashes(folders: Sequence[Path]) -> pl.DataFrame:
     """[sha256, phash] of each picture of the stores in `folders` once."""
+    none = pl.DataFrame(schema={"sha256": pl.String, "phash": pl.UInt64})
     held = [shard for folder in folders for shard in shards.of(folder / "images")]
-    empty = pl.DataFrame(schema={"sha256": pl.String, "phash": pl.UInt64})
-    return pl.concat([empty, *(pl.read_parquet(shard, columns=["sha256", "phash"], glob=False) for shard in held)]).unique("sha256")
+    looks = [pl.read_parquet(shard, columns=["sha256", "phash"], glob=False) for shard in held]
+    return pl.concat([none, *looks]).unique("sha256")
 
 
 def read_questions(

@@ -2,6 +2,7 @@ import io
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,11 +14,13 @@ from PIL import Image
 from stages import curate as stage
 from stages.corpus import example, ledger, shards
 from stages.corpus.contamination import LINES, Contamination
+from stages.corpus.coreset import Coreset
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.corpus.ledger import Line
 from stages.curate import Align, Choice, Connect, Duplicates, Params, Quotas, Train, curate
 from stages.running import compute
+from stages.running.section import read_params
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +36,7 @@ def row(number, *, source="tasks", picture=None, task="colour", kind="short", qu
     return Example(source, number, str(number), task, kind=kind, origin="human", images=images, turns=turns, **fields)
 
 
+NO_CORESET = Coreset.model_validate(read_params(Path(__file__).parents[2] / "params.yaml")["curate"]["train"]["coreset"])
 FIREWALL = {
     "folder": "benchmarks", "benchmarks": "all", "rule": "either", "picture_bits": 8, "picture_likeness": 0.9,
     "picture_patch": 24.0, "picture_tone": 255.0, "question_words": 4, "question_rows": 10, "question_runs": 6,
@@ -58,7 +62,13 @@ def params(
         duplicates=Duplicates(near=near, distance=4),
         contamination=Contamination(**FIREWALL | (contamination or {})),
         connect=Connect(sources=["captions"], rows=rows),
-        train=Train(sources=["tasks"], tasks=tasks, rows_per_task=rows_per_task, quotas=Quotas(domains=domains, kinds=kinds)),
+        train=Train(
+            sources=["tasks"],
+            tasks=tasks,
+            rows_per_task=rows_per_task,
+            quotas=Quotas(domains=domains, kinds=kinds),
+            coreset=NO_CORESET,
+        ),
         align=Align(sources=["chats"]),
         balance=balance,
         held_out=held_out,
@@ -262,7 +272,7 @@ def test_what_a_benchmark_or_the_coreset_drops_is_listed_and_in_no_selection(tmp
 
     monkeypatch.setattr(stage, "drop_contaminated", dropping)
     monkeypatch.setattr(
-        stage, "drop_outside_coreset", lambda chosen, params: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
+        stage, "drop_outside_coreset", lambda chosen, *_: chosen.end_named(named.with_columns(row=4), "not_in_coreset")
     )
     rows = [row(number, picture=f"{number % 3}", question=f"{number}?") for number in range(12)]
     outs, dropped = curated(tmp_path, [*rows, *FILLERS, row(21_000, source="chats")], params(held_out=0.99))
@@ -293,7 +303,7 @@ def test_a_row_with_a_benchmarks_picture_or_question_is_neither_learnt_from_nor_
     outs, dropped = curated(tmp_path, rows, params(held_out=0.9), pictures=pictures)
 
     assert {key: end for key, end in dropped.items() if end[0] == "contaminated"} == {
-        ("tasks", 1): ("contaminated", "own: item 5, its picture, 2 bits away"),
+        ("tasks", 1): ("contaminated", "own: item 5, its picture, 1 bits away"),
         ("tasks", 3): ("contaminated", "own: item 4, its question, 100 % of it"),
     }
     assert {one.row for name in outs for one in outs[name]} == {0, 2, 10_000, 20_000}
