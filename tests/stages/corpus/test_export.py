@@ -106,7 +106,8 @@ HOSTILE = [
 
 def read_back(folder, form, tmp_path):
     """The examples that `ingest` reads of an export, by the source and row they once were; and the pictures it stored."""
-    about = Source(format=form, folder="unused", annotations="train/*.parquet", instructions=None, images=None, origin="human")
+    said = {"format": form, "folder": "unused", "annotations": "train/*.parquet", "origin": "human"}
+    about = Source(**dict.fromkeys(Source.model_fields) | said)
     out = tmp_path / "again"
     ingest(Params(sources={"again": about}, shard_rows=1000, shard_mib=1), "again", folder, out)
     assert {line.state for line in ledger.read(out / "ledger.parquet")} == {ledger.ON}
