@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.images import ImageWriter
+from stages.corpus.kept import Kept
 from stages.formats import FORMATS
 from stages.formats.annotations import read_names, read_tasks
 from stages.formats.hub import read_hub
@@ -21,7 +22,7 @@ from stages.formats.pictures import open_pictures
 from stages.formats.reading import Block, Reader
 from stages.formats.shelf import Shelf
 from stages.running import command
-from stages.running.command import Out
+from stages.running.command import WORK, Out
 from stages.running.memo import Memo
 from stages.running.progress import progress
 from stages.running.section import Section
@@ -101,7 +102,7 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     lines = [ledger.SCHEMA.empty_table()]
     with (
         open_pictures(_below(folder, about.images) if about.images else None) as pictures,
-        ImageWriter(ingested, params.shard_mib) as store,
+        ImageWriter(ingested, params.shard_mib, Kept(WORK / "pictures" / source, pictures.stamp)) as store,
         Memo(f"ingest.{source}", about.format, declared, sorted(excluded)) as memo,
         progress((), f"ingest {source}") as bar,
         _Shards(ingested / "examples", params.shard_rows) as examples,
