@@ -70,6 +70,7 @@ class Memo:
 def place(kept: Path, to: Path) -> None:
     """`kept` at `to`: the same file under a second name where the file system allows it, else a copy. Never write to it."""
     to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)
     try:
         os.link(kept, to)
     except OSError:

@@ -9,6 +9,12 @@ from stages.trees import tree
 from stages.trees.tree import Branch, Tree
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path_factory, monkeypatch):
+    """What a stage keeps for its next run lies below the folder it stands in: here one of the test's own."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("stands"))
+
+
 @pytest.fixture
 def place(tmp_path, tiny_model, monkeypatch, png, mlflow_store):
     """A folder with eight trees to learn from, and the tiny model; the process stands in it."""

@@ -106,13 +106,8 @@ HOSTILE = [
 
 def read_back(folder, form, tmp_path):
     """The examples that `ingest` reads of an export, by the source and row they once were; and the pictures it stored."""
-<<<<<<< HEAD
-    absent = dict.fromkeys(("hub", "instructions", "images", "licence", "language", "exclude"))
-    about = Source(format=form, folder="unused", annotations="train/*.parquet", origin="human", **absent)
-=======
     said = {"format": form, "folder": "unused", "annotations": "train/*.parquet", "origin": "human"}
     about = Source(**dict.fromkeys(Source.model_fields) | said)
->>>>>>> coreset
     out = tmp_path / "again"
     ingest(Params(sources={"again": about}, shard_rows=1000, shard_mib=1), "again", folder, out)
     assert {line.state for line in ledger.read(out / "ledger.parquet")} == {ledger.ON}
