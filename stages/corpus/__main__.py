@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import signal
 import sys
 
@@ -20,10 +19,9 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = sys.argv[1] if len(sys.argv) > 1 else None
     for name, (module, does) in COMMANDS.items():
-        if importlib.util.find_spec(module) is not None:
-            command = commands.add_parser(name, help=does, description=f"{does[:1].upper()}{does[1:]}.")
-            if name == chosen:
-                importlib.import_module(module).add_arguments(command)
+        command = commands.add_parser(name, help=does, description=f"{does[:1].upper()}{does[1:]}.")
+        if name == chosen:
+            importlib.import_module(module).add_arguments(command)
     arguments = parser.parse_args()
     status: int = importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
     return status
