@@ -14,7 +14,6 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command that the process's arguments name; only that command's module is imported."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` has seen enough, and that is no error
     parser = argparse.ArgumentParser(prog="python -m stages.corpus", description="What a person asks of the corpus.")
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = sys.argv[1] if len(sys.argv) > 1 else None
@@ -28,4 +27,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` has seen enough, and that is no error
     sys.exit(main())
