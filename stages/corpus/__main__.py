@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import signal
 import sys
 
@@ -15,19 +14,18 @@ COMMANDS = {
 
 def main() -> int:
     """Run the command that the process's arguments name; only that command's module is imported."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` has seen enough, and that is no error
     parser = argparse.ArgumentParser(prog="python -m stages.corpus", description="What a person asks of the corpus.")
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = sys.argv[1] if len(sys.argv) > 1 else None
     for name, (module, does) in COMMANDS.items():
-        if importlib.util.find_spec(module) is not None:
-            command = commands.add_parser(name, help=does, description=f"{does[:1].upper()}{does[1:]}.")
-            if name == chosen:
-                importlib.import_module(module).add_arguments(command)
+        command = commands.add_parser(name, help=does, description=f"{does[:1].upper()}{does[1:]}.")
+        if name == chosen:
+            importlib.import_module(module).add_arguments(command)
     arguments = parser.parse_args()
     status: int = importlib.import_module(COMMANDS[arguments.command][0]).run(arguments)
     return status
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` has seen enough, and that is no error
     sys.exit(main())

@@ -225,6 +225,7 @@ def story(data: Path, source: str, row: int) -> dict[str, Any]:
         **({name: given[name] for name in ("kind", "domain", "origin", "templated", "turns")} if given else {}),
         "images": _pictures(data / CHAIN[0], source, given["images"]) if given else [],
         "broken": _broken(data / "validate", source, row),
+        "contaminated_by": _contaminated_by(data / "curate", source, row),
         "twin": _twin(data, said.get("curate", {}).get("reason") or ""),
         "tokens": _tokens(data / "render", source, row, said.get("render", {})),
     }
@@ -318,6 +319,13 @@ def _broken(validated: Path, source: str, row: int) -> list[dict[str, str]]:
     return [{"expectation": name, "meaning": meaning.get(name, "")} for one in found for name in one["broken"]]
 
 
+def _contaminated_by(curated: Path, source: str, row: int) -> list[dict[str, Any]]:
+    """The benchmarks' items that the row is too like, each with how near it is; the ledger's reason names the first alone."""
+    path = curated / "contaminated.parquet"
+    found = _rows([path], source, row) if path.is_file() else []
+    return [{name: value for name, value in one.items() if name not in ("source", "row")} for one in found]
+
+
 def _twin(data: Path, reason: str) -> dict[str, Any] | None:
     """The other row that the reason names, if it names one: its id, where it ended, and what it says."""
     found = TWIN.search(reason)
@@ -374,6 +382,9 @@ def story_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield _visible(f"  {one['stage']:<10}{words}") + (f"  ({one['note']})" if one["note"] else "")
     for one in told["broken"]:
         yield f"  breaks    {one['expectation']}: {one['meaning']}".removesuffix(": ")
+    for one in told["contaminated_by"]:
+        words = ", ".join(f"{name} {value}" for name, value in one.items() if value is not None)
+        yield _visible(f"  like      {words}")
     if told["tokens"]:
         yield "  tokens    {own} of its own behind {prefix} of the prefix, {supervised} supervised".format(**told["tokens"])
         yield "            in a tree of {rows_of_the_tree} rows".format(**told["tokens"])

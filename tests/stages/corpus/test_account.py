@@ -191,6 +191,16 @@ def test_a_duplicates_story_shows_its_twin(data, ask):
     assert said.count("assistant Black.") == 2
 
 
+def test_a_contaminated_rows_story_names_every_item_that_it_is_like(data, ask):
+    ledger.write(data / "curate/ledger.parquet", [Line("cats", 4, "", "", "contaminated", "mme: item 7, its picture")])
+    items = [
+        {"source": "cats", "row": 4, "benchmark": "mme", "item": item, "by": "picture", "distance": bits, "overlap": None}
+        for item, bits in (("7", 0), ("9", 3))
+    ]
+    pq.write_table(pa.Table.from_pylist(items), data / "curate/contaminated.parquet")
+    assert "  like      benchmark mme, item 9, by picture, distance 3\n" in ask(data, "--row", "cats:4")[1]
+
+
 def test_a_row_that_could_not_be_read_has_no_conversation(data, ask):
     said = ask(data, "--row", "cats:0")[1]
     assert "  ingest    unreadable     missing_image: gone.png\n\n  no example was made of it\n" in said
