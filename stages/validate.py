@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 import great_expectations.expectations as gxe
 import polars as pl
@@ -193,12 +193,7 @@ def validate(params: Params, ingested: Path, accepted: Path, validated: Out) -> 
         )
         stores = [source.folder for source in sources]
         if told.stopped:
-            write_contract(WORK / "validate" / "contract.html", stores, told)
-            where = "mend the source, or change validate.max_quarantined, validate.severity, or the limit the expectation names"
-            raise ValueError(
-                "\n  ".join([*told.stopped, f"{where}, in params.yaml"])
-                + f"\n  the rows, with their pictures: {WORK / 'validate' / 'contract.html'}"
-            )
+            stop(stores, told)
         (validated / "examples").mkdir(parents=True)
         for one in judged:
             place(one.examples, validated / "examples" / one.name)
@@ -216,12 +211,31 @@ def validate(params: Params, ingested: Path, accepted: Path, validated: Out) -> 
         as_result("tasks", contract_of_tasks(params), of_tasks.findings),
     ]
     write_data_docs(validated / "docs" / "index.html", results)
-    for figure in told.drifts or []:
-        if figure.too_far:
-            print(
-                f"validate: {figure.name} is {figure.divergence:.4f} bits from {told.accepted}, over {figure.limit}",
-                file=sys.stderr,
-            )
+    warn(told)
+
+
+def stop(stores: Sequence[Path], told: Told) -> NoReturn:
+    """End the run, with the page where no output is: the rows that ended it can be looked at."""
+    page = WORK / "validate" / "contract.html"
+    write_contract(page, stores, told)
+    where = "mend the source, or change validate.max_quarantined, validate.severity, or the limit the expectation names"
+    raise ValueError("\n  ".join([*told.stopped, f"{where}, in params.yaml", f"the rows, with their pictures: {page}"]))
+
+
+def warn(told: Told) -> None:
+    """Say what a person should look at on the page, though the run went well."""
+    tasks = sum(clause.failed for clause in told.task_clauses)
+    warnings = [
+        *([f"{told.warned} warnings about rows"] if told.warned else []),
+        *([f"{tasks} warnings about tasks"] if tasks else []),
+        *(
+            f"{one.name} is {one.divergence:.4f} bits from {told.accepted}, over {one.limit}"
+            for one in told.drifts or []
+            if one.too_far
+        ),
+    ]
+    if warnings:
+        print(f"validate: {'; '.join(warnings)} (contract.html shows them)", file=sys.stderr)
 
 
 def rules_of(params: Params) -> Rules:
