@@ -390,6 +390,7 @@ print(json.dumps({"asked": asked, "pictures": len(mixed["pixel_values"]), "loss"
 @pytest.mark.slow
 def test_trls_trainer_asks_and_learns_the_very_tokens_that_were_certified(corpus, tmp_path, tiny_model):
     from stages.models.loading import load_processor, load_stops
+    from stages.trees.certificate import prove
     from stages.trees.chat import Chat
 
     rows = corpus.fill([one for one in HOSTILE if one.row != 5])  # a question without words is none
@@ -402,6 +403,6 @@ def test_trls_trainer_asks_and_learns_the_very_tokens_that_were_certified(corpus
     found = json.loads(done.stdout.splitlines()[-1])
     chat = Chat(load_processor(tiny_model), load_stops(tiny_model))
     for (source, number), one in corpus.asked(rows).items():
-        assert found["asked"][f"{source}:{number}"] == list(chat.tokens(one.turns, [(24, 24)] * len(one.images)).ids)
+        assert found["asked"][f"{source}:{number}"] == list(prove(chat, one.turns, [(24, 24)] * len(one.images)).ids)
     assert found["pictures"] == sum(len(one.images) for one in rows)
     assert found["loss"] > 0
