@@ -199,8 +199,8 @@ def compare(ways: dict[str, Way], folder: Path, names: Sequence[str], rounds: in
 
 def second_run(folder: Path, names: Sequence[str]) -> dict[str, float]:
     """Pictures a second of runs after a first one, with one in a hundred new behind or among the others, or none."""
-    new = len(names) // 100
-    among = [name for number, name in enumerate(names) if number % 100 != 50]
+    new = max(len(names) // 100, 1)
+    among = [name for number, name in enumerate(names) if number % 100 != min(50, new)]
     runs = {"first": names[:-new], "new_ones_behind": names, "none_new": names, "fewer": among, "new_ones_among": names}
     rates = {}
     for run, asked in runs.items():
