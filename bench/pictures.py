@@ -178,16 +178,23 @@ def compare(ways: dict[str, Way], folder: Path, names: Sequence[str], rounds: in
     """Time all ways `rounds` times, in turns; who goes first changes too. The files are in the system's memory for all."""
     CONTENTS[:] = [(folder / "pictures" / name).read_bytes() for name in names]
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
     for number in progress(range(rounds), "rounds", "round"):
         order = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
         for name in order:
             shutil.rmtree(folder / "out", ignore_errors=True)
             (folder / "out").mkdir()
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), sum(os.times()[:4])
             ways[name](folder, names, threads)
             rates[name].append(len(names) / (time.perf_counter() - began))
+            costs[name].append((sum(os.times()[:4]) - spent) / len(names))
     CONTENTS.clear()
     return {
+        # Of this process and those it started and waited for. Where other work shares the cores, the fairer figure of the two.
+        "cpu_ms_per_picture": {name: round(1000 * statistics.median(found), 3) for name, found in costs.items()},
+        "libjpegs_cpu_to_ours": spread(
+            [floor / mine for mine, floor in zip(costs["ours"], costs["libjpeg_alone"], strict=True)]
+        ),
         "pictures_per_second": {name: round(statistics.median(found)) for name, found in rates.items()},
         "ours_times_as_fast_as": {
             name: spread([mine / theirs for mine, theirs in zip(rates["ours"], found, strict=True)])
@@ -199,8 +206,8 @@ def compare(ways: dict[str, Way], folder: Path, names: Sequence[str], rounds: in
 
 def second_run(folder: Path, names: Sequence[str]) -> dict[str, float]:
     """Pictures a second of runs after a first one, with one in a hundred new behind or among the others, or none."""
-    new = len(names) // 100
-    among = [name for number, name in enumerate(names) if number % 100 != 50]
+    new = max(len(names) // 100, 1)
+    among = [name for number, name in enumerate(names) if number % 100 != min(50, new)]
     runs = {"first": names[:-new], "new_ones_behind": names, "none_new": names, "fewer": among, "new_ones_among": names}
     rates = {}
     for run, asked in runs.items():
@@ -297,7 +304,11 @@ def show(figures: dict[str, Any]) -> None:
     print(f"{figures['pictures']} JPEGs of {SIZE}, {figures['mean_bytes']:,} bytes each, {figures['threads']} threads\n")
     for name, rate in figures["pictures_per_second"].items():
         ratio = figures["ours_times_as_fast_as"].get(name)
-        print(f"{name:<26}{rate:>8,} a second" + (f"   ours is {ratio['median']} times as fast" if ratio else ""))
+        cost = figures["cpu_ms_per_picture"][name]
+        print(
+            f"{name:<26}{rate:>8,} a second, {cost} ms of CPU each"
+            + (f"   ours is {ratio['median']} times as fast" if ratio else "")
+        )
     for name, rate in figures["later_runs_pictures_per_second"].items():
         print(f"{name:<42}{rate:>10,}")
     print(f"\n{'refused':<28}" + "".join(f"{way:>15}" for way in figures["damage"]["none"]))

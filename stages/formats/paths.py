@@ -55,8 +55,11 @@ class _Order(NamedTuple):
     numbers: np.ndarray
 
     def find(self, wanted: int) -> list[int]:
-        first, end = np.searchsorted(self.hashes, wanted, "left"), np.searchsorted(self.hashes, wanted, "right")
-        return self.numbers[first:end].tolist()
+        first = end = int(np.searchsorted(self.hashes, np.int64(wanted)))
+        # Nearly always there is one, or none.
+        while end < len(self.hashes) and self.hashes[end] == wanted:
+            end += 1
+        return self.numbers[first:end].tolist() if end > first else []
 
 
 def _order(hashes: "array[int]") -> _Order:

@@ -11,14 +11,14 @@ import posixpath
 import stat
 import threading
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from itertools import accumulate, chain
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
-
-import numpy as np
 
 from stages.formats.draft import UnreadableError
 from stages.formats.files import cause, stamped
@@ -190,7 +190,7 @@ class PackedPictures(Pictures):
                 opened.callback(archive.close)
                 self.archives.append(archive)
             self.opened = opened.pop_all()
-        self.starts = np.cumsum([0, *(len(archive) for archive in self.archives)])
+        self.starts = [0, *accumulate(len(archive) for archive in self.archives)]
 
     def read(self, name: str) -> bytes:
         """As `Pictures.read`."""
@@ -212,8 +212,8 @@ class PackedPictures(Pictures):
 
     def _find(self, name: str) -> int:
         path = _inside(name)
-        both = (path, _as_old_unzip_writes(path))
-        for found in (*map(self.paths.of, both), *(self.paths.named(posixpath.basename(one)) for one in both)):
+        both = dict.fromkeys((path, _as_old_unzip_writes(path)))
+        for found in chain(map(self.paths.of, both), (self.paths.named(posixpath.basename(one)) for one in both)):
             # Of members of one path the last, as on unpacking; but of several archives nobody knows which was unpacked last.
             last = {(self._lies(number)[0], self.paths[number]): number for number in found}
             if last:
@@ -224,8 +224,8 @@ class PackedPictures(Pictures):
 
     def _lies(self, number: int) -> tuple[int, int]:
         """The archive that a file is in, and its number there."""
-        archive = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return archive, number - int(self.starts[archive])
+        archive = bisect_right(self.starts, number) - 1
+        return archive, number - self.starts[archive]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.opened.close()
@@ -317,4 +317,4 @@ def _whole(file: int) -> bytes:
 
 
 def _as_old_unzip_writes(path: str) -> str:
-    return "".join(letter if letter.isascii() else f"#U{ord(letter):04x}" for letter in path)
+    return path if path.isascii() else "".join(letter if letter.isascii() else f"#U{ord(letter):04x}" for letter in path)
