@@ -110,10 +110,11 @@ def prove(
     keys: dict[tuple[str, Path], list[object]] = {}
     for stage in TUNED:
         for shard in shards.of(curated / stage):
-            table = sizes.beside(pq.read_table(shard))
-            sources = sorted(set(table["source"].unique().to_pylist()))
+            table = sizes.beside(pq.read_table(shard, columns=["source", "images"]))
+            sources = set(table["source"].unique().to_pylist())
             asked = [[*key, list(texts)] for key, texts in sorted(instructions.items()) if key[0] in sources]
-            keys[stage, shard] = [stage, shard, asked, *(table[name].combine_chunks().flatten().to_pylist() for name in SIZES)]
+            shown = [table[name].combine_chunks().flatten().to_numpy().tobytes() for name in SIZES]
+            keys[stage, shard] = [stage, shard, digest(asked, *shown)]
             found[stage, shard] = memo.recall(*keys[stage, shard])
     missing = [one for one, path in found.items() if path is None]
     given = (model, params, instructions)

@@ -21,9 +21,9 @@ A_TASK = 2
 MANY_TASKS = 60
 MOST_TASKS = 240
 """Of one tuning stage; of more, some are drawn."""
-LONGEST_SHOWN = 160
+LONGEST_SHOWN = 120
 """Tokens of one row that are shown."""
-THUMB = 96
+THUMB = 72
 """Longest side of a picture, in pixels."""
 REFUSED_SHOWN = 3
 """Rows that are named for each reason why rows were refused."""

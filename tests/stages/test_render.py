@@ -236,14 +236,13 @@ def test_suffixes_name_every_kind_and_are_lines_of_words():
     with pytest.raises(ValueError, match="name every kind once"):
         Params(seed=1, suffixes={"short": []}, max_tokens=9)
     for wrong in ("", " Be brief.", "<image>Be brief."):
-        with pytest.raises(ValueError, match="short: .* is no line of words"):
+        with pytest.raises(ValueError, match=r"short: .* is no line of words"):
             Params(seed=1, suffixes={**kinds, "short": [wrong]}, max_tokens=9)
 
 
 def test_a_held_out_row_is_asked_with_the_suffix_that_its_kind_has(rendered, monkeypatch):
-    monkeypatch.setattr(
-        sys.modules[__name__], "PARAMS", Params(seed=1, suffixes={**PARAMS.suffixes, "short": ["Be brief."]}, max_tokens=60)
-    )
+    told = Params(seed=1, suffixes={**PARAMS.suffixes, "short": ["Be brief."]}, max_tokens=60)
+    monkeypatch.setattr(sys.modules[__name__], "PARAMS", told)
     out = rendered(held_out=(row(7, "<image>\nWhat is it?", "red", images=rendered.digests[:1]),))
     (asked,) = example.read(out / "held_out.parquet")
     assert asked.turns[0].text == "<image>What is it?\nBe brief."

@@ -82,7 +82,7 @@ def test_of_each_task_no_more_rows_are_shown_than_wanted_the_first_drawn_first(w
 
 
 def test_a_long_row_is_cut_and_says_so(written):
-    assert "347 more tokens" in written
+    assert "387 more tokens" in written
 
 
 def test_rows_that_were_refused_are_counted_and_some_are_named(written):
