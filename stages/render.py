@@ -23,6 +23,8 @@ from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, KINDS
 from stages.corpus.images import stores
 from stages.corpus.instructions import Instructions, conversation, draw, read_instructions
+from stages.pages.certificate import A_TASK, REFUSED_SHOWN, Proof, write_certificate
+from stages.pages.masks import spelling
 from stages.running import command
 from stages.running.command import Out
 from stages.running.memo import Memo, digest
@@ -83,15 +85,15 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
         ValueError: the chat template ends no answer or tells the time, or a templated row's task has no instruction.
     """
     rendered.mkdir(parents=True, exist_ok=True)
-    instructions = read_instructions(ingested)
+    instructions, tokenizer = read_instructions(ingested), spelling(model)
     with Memo("render", params.model_dump(mode="json"), processor_of(model)) as memo:
         proved = prove(params, curated, ingested, model, instructions, memo)
-        counted = {stage: summary(files, plant(files, params.max_tokens, rendered / stage)) for stage, files in proved.items()}
+        proofs = [plant(stage, files, params.max_tokens, rendered / stage) for stage, files in proved.items()]
         lines = [pq.read_table(file, columns=LINE) for files in proved.values() for file in files]
     write_ledger(rendered / "ledger.parquet", lines)
     write_held_out(rendered / "held_out.parquet", curated / "held_out", instructions, params)
-    certificate = {"checks": CHECKS, "stages": counted}
-    (rendered / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
+    write_json(rendered / "certificate.json", proofs)
+    write_certificate(rendered / "certificate.html", proofs, CHECKS, stores(ingested), tokenizer)
 
 
 def processor_of(model: Path) -> list[list[str]]:
@@ -108,10 +110,11 @@ def prove(
     keys: dict[tuple[str, Path], list[object]] = {}
     for stage in TUNED:
         for shard in shards.of(curated / stage):
-            table = sizes.beside(pq.read_table(shard))
-            sources = sorted(set(table["source"].unique().to_pylist()))
+            table = sizes.beside(pq.read_table(shard, columns=["source", "images"]))
+            sources = set(table["source"].unique().to_pylist())
             asked = [[*key, list(texts)] for key, texts in sorted(instructions.items()) if key[0] in sources]
-            keys[stage, shard] = [stage, shard, asked, *(table[name].combine_chunks().flatten().to_pylist() for name in SIZES)]
+            shown = [table[name].combine_chunks().flatten().to_numpy().tobytes() for name in SIZES]
+            keys[stage, shard] = [stage, shard, digest(asked, *shown)]
             found[stage, shard] = memo.recall(*keys[stage, shard])
     missing = [one for one, path in found.items() if path is None]
     given = (model, params, instructions)
@@ -250,15 +253,31 @@ def group_of(images: pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([int(two, 16) * GROUPS // 256 if two else GROUPS for two in key], np.int64)
 
 
-def plant(files: Sequence[Path], max_tokens: int, folder: Path) -> dict[str, int]:
-    """Write the trees of the ready rows of `files` into shards of `folder`, and say what they come to."""
-    counted = tree.sizes(tree.SCHEMA.empty_table())
+def plant(stage: str, files: Sequence[Path], max_tokens: int, folder: Path) -> Proof:
+    """Write the trees of the ready rows of `files` into shards of `folder`, and say what became of all rows."""
+    sizes = tree.sizes(tree.SCHEMA.empty_table())
+    states, failed = Counter[str](), Counter[str]()
+    samples, refused = PROVED.empty_table(), PROVED.append(NAME).empty_table()
     for number, rows in enumerate(parts(files)):
-        ready = rows.filter(pc.equal(rows["state"], "ready"))
+        is_ready = pc.equal(rows["state"], "ready")
+        ready, ended = rows.filter(is_ready), rows.filter(pc.invert(is_ready))
         trees = tree.plant(ready.take(by_pictures(ready)), max_tokens)
         tree.write_table(folder / shards.name(number), trees)
-        counted = {name: counted[name] + more for name, more in tree.sizes(trees).items()}
-    return counted
+        sizes = {name: sizes[name] + more for name, more in tree.sizes(trees).items()}
+        ended = ended.append_column(NAME, pa.array(map(ledger.reason_name, ended["reason"].to_pylist()), NAME.type))
+        states.update(_counts(rows["state"]))
+        failed.update(_counts(ended.filter(pc.equal(ended["state"], "uncertified"))["name"]))
+        samples = first_drawn(pa.concat_tables([samples, ready]), "task", A_TASK)
+        refused = first_drawn(pa.concat_tables([refused, ended]), "name", REFUSED_SHOWN)
+    return Proof(stage, dict(sorted(states.items())), dict(sorted(failed.items())), sizes, samples, refused)
+
+
+NAME = pa.field("name", pa.string())
+"""Of a reason."""
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {one["values"]: one["counts"] for one in pc.value_counts(column).to_pylist()}
 
 
 def parts(files: Sequence[Path]) -> Iterator[pa.Table]:
@@ -294,16 +313,23 @@ def parts(files: Sequence[Path]) -> Iterator[pa.Table]:
         yield PROVED.empty_table()
 
 
-def summary(files: Sequence[Path], planted: dict[str, int]) -> dict[str, int | dict[str, int]]:
-    """What the certificate says of one stage: rows by state, and the sizes of what was proved."""
-    rows: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    for file in files:
-        ended = pq.read_table(file, columns=["state", "reason"])
-        rows.update(ended["state"].to_pylist())
-        bad = ended.filter(pc.equal(ended["state"], "uncertified"))
-        failed.update(ledger.reason_name(reason) for reason in bad["reason"].to_pylist())
-    return {"rows": dict(sorted(rows.items())), "failed_checks": dict(sorted(failed.items())), **planted}
+def first_drawn(rows: pa.Table, by: str, most: int) -> pa.Table:
+    """Of the rows of each value of `by` the `most` that are drawn first."""
+    keys = (by, "draw", "source", "row")
+    order = pc.sort_indices(rows.select(keys), [(key, "ascending") for key in keys])
+    seen: Counter[str] = Counter()
+    chosen = []
+    for place, group in zip(order.to_pylist(), rows[by].take(order).to_pylist(), strict=True):
+        seen[group] += 1
+        if seen[group] <= most:
+            chosen.append(place)
+    return rows.take(pa.array(chosen, pa.int64()))
+
+
+def write_json(path: Path, proofs: Sequence[Proof]) -> None:
+    """Write the certificate in figures."""
+    stages = {one.stage: {"rows": one.rows, "failed_checks": one.failed_checks, **one.sizes} for one in proofs}
+    path.write_text(json.dumps({"checks": CHECKS, "stages": stages}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_ledger(path: Path, ended: Sequence[pa.Table]) -> None:

@@ -47,7 +47,7 @@ class Shown:
     tokens: int
     supervised: int
     left_out: int
-    """Tokens of the branch beyond `LONGEST_SHOWN`."""
+    """Tokens of the branch that are not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,21 @@ def grove(stage: str, folder: Path, tokenizer: Tokenizer, seed: int, most_tasks:
         tokens,
         supervised,
         unshared,
-        tuple(_shown(stage, best[task][1], best[task][2], tokenizer) for task in chosen),
-        tuple(_shown(stage, widest[1], place, tokenizer) for place in range(len(widest[1]["branches"]))) if widest else (),
+        tuple(shown(stage, best[task][1], best[task][2], tokenizer) for task in chosen),
+        tuple(shown(stage, widest[1], place, tokenizer) for place in range(len(widest[1]["branches"]))) if widest else (),
     )
+
+
+def spelling(base_model: Path) -> Tokenizer:
+    """What spells the tokens of the model in the folder `base_model`.
+
+    Raises:
+        ValueError: it has no tokenizer.json.
+    """
+    path = base_model / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}, which pages need to spell tokens; choose a base.model with a fast tokenizer")
+    return Tokenizer.from_file(str(path))
 
 
 def pieces(ids: Sequence[int], supervised: Sequence[bool], tokenizer: Tokenizer) -> list[Piece]:
@@ -171,7 +183,8 @@ def _texts(ids: Sequence[int], tokenizer: Tokenizer, before: int | None) -> Iter
             done = len(text)
 
 
-def _shown(stage: str, tree: dict[str, Any], place: int, tokenizer: Tokenizer) -> Shown:
+def shown(stage: str, tree: dict[str, Any], place: int, tokenizer: Tokenizer, longest: int = LONGEST_SHOWN) -> Shown:
+    """The branch at `place` of `tree`, a row of a table of trees, with at most its first `longest` tokens."""
     branch = tree["branches"][place]
     ids, supervised = branch["ids"], branch["supervised"]
     return Shown(
@@ -183,10 +196,10 @@ def _shown(stage: str, tree: dict[str, Any], place: int, tokenizer: Tokenizer) -
         tree["images"][0] if tree["images"] else "",
         len(tree["branches"]),
         tuple(pieces(tree["prefix"], [False] * len(tree["prefix"]), tokenizer)),
-        tuple(pieces(ids[:LONGEST_SHOWN], supervised[:LONGEST_SHOWN], tokenizer)),
+        tuple(pieces(ids[:longest], supervised[:longest], tokenizer)),
         len(ids),
         sum(supervised),
-        max(0, len(ids) - LONGEST_SHOWN),
+        max(0, len(ids) - longest),
     )
 
 

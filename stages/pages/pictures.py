@@ -44,9 +44,14 @@ def picture(content: bytes | None) -> Picture:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return Picture("")
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return as_jpeg(small)
+
+
+def as_jpeg(shown: Image.Image) -> Picture:
+    """`shown` as it is, as JPEG."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    return Picture(_uri("image/jpeg", buffer.getvalue()), *small.size)
+    shown.save(buffer, "JPEG", quality=80)
+    return Picture(_uri("image/jpeg", buffer.getvalue()), *shown.size)
 
 
 def pictures(wanted: Iterable[str], ingested: Path, benchmarks: Path | None = None) -> dict[str, Picture]:

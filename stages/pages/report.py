@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from stages.corpus import ledger
 from stages.pages import gallery, standing
 from stages.pages.drawing import Series, nice_span, smoothed
 from stages.pages.funnel import funnels
-from stages.pages.masks import Grove, grove
+from stages.pages.masks import Grove, grove, spelling
 from stages.pages.page import write_page
 from stages.pages.pictures import pictures
 from stages.pages.standing import Measure
@@ -103,12 +101,7 @@ def read_groves(rendered: Path, stages: list[str], base_model: Path, seed: int) 
     Raises:
         ValueError: the base model has no tokenizer.json.
     """
-    path = base_model / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(
-            f"there is no {path}, which the report needs to spell tokens; choose a base.model with a fast tokenizer"
-        )
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = spelling(base_model)
     return [grove(stage, rendered / stage, tokenizer, seed, MOST_TASKS) for stage in stages]
 
 

@@ -1,14 +1,20 @@
 import io
 import json
+import re
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from stages import render as stage
 from stages.corpus import example, ledger
 from stages.corpus.example import KINDS, Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.models.loading import load_processor
 from stages.render import Params, render
 from stages.running.compute import Compute, use
 from stages.trees import tree
@@ -35,10 +41,19 @@ def rendered(tmp_path: Path, tiny_model: Path, png, monkeypatch):
         json.dumps({"colour": {"domain": "d", "kind": "short", "instructions": INSTRUCTIONS["s", "colour"]}})
     )
 
-    def run(*rows: Example, held_out: tuple[Example, ...] = (), model: Path = tiny_model, processes: int = 1) -> Path:
+    def run(
+        *rows: Example,
+        held_out: tuple[Example, ...] = (),
+        model: Path = tiny_model,
+        processes: int = 1,
+        shard_rows: int = 1000,
+    ) -> Path:
         curated, out = tmp_path / "curate", tmp_path / "render"
-        out.mkdir()
-        example.write(curated / "train" / "00000.parquet", rows)
+        for folder in (curated, out):
+            shutil.rmtree(folder, ignore_errors=True)
+        for first in range(0, len(rows), shard_rows):
+            name = f"s-{first // shard_rows:05d}.parquet"
+            example.write(curated / "train" / name, rows[first : first + shard_rows])
         example.write(curated / "held_out" / "00000.parquet", held_out)
         use(Compute(engine="local", address=None, processes=processes))
         render(PARAMS, curated, tmp_path / "ingest", model, out)
@@ -122,18 +137,115 @@ def test_a_row_whose_answer_alone_does_not_end_is_in_the_ledger_with_that_check(
     assert "end" in certificate["checks"]
 
 
+def many(rendered: Any, rows: int) -> list[Example]:
+    """Rows about both pictures, one, and none, of which some cannot be proved and some are too long."""
+    red, blue, _ = rendered.digests
+    shown = [(red,), (blue,), (red, blue), ()]
+    return [
+        row(number, "<image>" * len(images) + f"What is {number}?", answer, images=images)
+        for number in range(rows)
+        for images in [shown[number % 4]]
+        for answer in ["r</s>d" if number % 9 == 0 else "red " * 60 if number % 10 == 0 else f"red {number}"]
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.slow
 def test_several_processes_write_the_bytes_of_one(rendered, tmp_path):
-    rows = [row(number, f"<image>\nWhat is {number}?", "red", images=rendered.digests[number % 2 :][:1]) for number in range(4)]
-    rows += [row(number, f"What is {number}?", "red" if number % 9 else "r</s>d") for number in range(4, 99)]
+    rows = many(rendered, 99)
     written = []
     for processes in (1, 2):
-        out = rendered(*rows, processes=processes)
-        written.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
-        shutil.rmtree(out)
-        shutil.rmtree(tmp_path / "curate")
+        shutil.rmtree(tmp_path / ".work", ignore_errors=True)
+        written.append(contents(rendered(*rows, processes=processes, shard_rows=20)))
     assert written[0] == written[1]
-    assert len(written[0]) == 6
+    assert len(written[0]) == 7
+
+
+def test_however_the_rows_are_cut_into_shards_the_same_trees_grow(rendered):
+    rows = many(rendered, 60)
+    written = [contents(rendered(*rows, shard_rows=size)) for size in (60, 13, 1)]
+    assert written[0] == written[1] == written[2]
+
+
+def test_trees_stand_in_the_order_of_their_pictures_and_text_alone_comes_last_as_it_came(rendered):
+    trees = tree.read_all(rendered(*many(rendered, 60), shard_rows=7) / "train")
+    pictured = [one.images for one in trees if one.images]
+    assert pictured == sorted(pictured)
+    assert [one.images for one in trees][: len(pictured)] == pictured
+    assert [len(one.branches) for one in trees[len(pictured) :]] == [1] * (len(trees) - len(pictured))
+    text = [one.branches[0].row for one in trees[len(pictured) :]]
+    assert text == sorted(text)
+
+
+def test_more_rows_than_a_shard_of_trees_has_room_for_lie_in_several_in_the_same_order(rendered, monkeypatch):
+    rows = many(rendered, 60)
+    one = tree.read_all(rendered(*rows, shard_rows=7) / "train")
+    monkeypatch.setattr(stage, "ROWS_A_SHARD", 4)
+    folder = rendered(*rows, shard_rows=7) / "train"
+    assert tree.read_all(folder) == one
+    assert len(list(folder.iterdir())) > 3
+    of_picture = [{images for images in (one.images for one in tree.read(path)) if images} for path in sorted(folder.iterdir())]
+    assert sum(map(len, of_picture)) == len(set().union(*of_picture)), "a picture's trees lie in one shard"
+
+
+def test_a_later_run_proves_only_shards_whose_rows_changed(rendered, monkeypatch):
+    rows = many(rendered, 40)
+    times: list[int] = []
+    prove_all = stage.prove_all
+    monkeypatch.setattr(stage, "prove_all", lambda chat, asked: times.append(len(asked)) or prove_all(chat, asked))
+    first = contents(rendered(*rows, shard_rows=10))
+    assert times == [10, 10, 10, 10]
+    assert contents(rendered(*rows, shard_rows=10)) == first
+    assert len(times) == 4, "nothing changed, so nothing is proved again"
+    rendered(*rows[:39], replace(rows[39], turns=rows[38].turns, images=()), row(40, "New?", "red"), shard_rows=10)
+    assert times[4:] == [10, 1]
+
+
+def test_other_instructions_are_proved_anew(rendered, tmp_path):
+    one = row(0, "<image>", "red", images=rendered.digests[:1], templated=True)
+    before = tree.read_all(rendered(one) / "train")
+    path = tmp_path / "ingest" / "s" / "instructions.json"
+    about = {"colour": {"domain": "d", "kind": "short", "instructions": ["Say its colour."]}}
+    path.write_text(json.dumps(about), encoding="utf-8")
+    assert tree.read_all(rendered(one) / "train") != before
+
+
+def test_what_is_supervised_in_the_trees_is_the_answers(rendered, tiny_model):
+    rows = many(rendered, 60)
+    answers = {one.row: one.turns[1].text for one in rows}
+    tokenizer = load_processor(tiny_model).tokenizer
+    branches = [branch for one in tree.read_all(rendered(*rows) / "train") for branch in one.branches]
+    assert len(branches) > 40
+    for branch in branches:
+        learned = [id for id, wanted in zip(branch.ids, branch.supervised, strict=True) if wanted]
+        assert tokenizer.decode(learned) == answers[branch.row] + "</s>"
+
+
+def test_the_page_shows_rows_of_each_task_and_names_those_that_were_left_out(rendered):
+    page = (rendered(*many(rendered, 30)) / "certificate.html").read_text(encoding="utf-8")
+    assert "<h3>Colour</h3>" in page
+    assert re.search(r"<code>answer</code></th><td>train</td><td class=.n.>4</td>", page)
+    assert re.search(r"<code>max_tokens</code></th><td>train</td><td class=.n.>2</td>", page)
+
+
+def test_suffixes_name_every_kind_and_are_lines_of_words():
+    kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    with pytest.raises(ValueError, match="name every kind once"):
+        Params(seed=1, suffixes={"short": []}, max_tokens=9)
+    for wrong in ("", " Be brief.", "<image>Be brief."):
+        with pytest.raises(ValueError, match=r"short: .* is no line of words"):
+            Params(seed=1, suffixes={**kinds, "short": [wrong]}, max_tokens=9)
+
+
+def test_a_held_out_row_is_asked_with_the_suffix_that_its_kind_has(rendered, monkeypatch):
+    told = Params(seed=1, suffixes={**PARAMS.suffixes, "short": ["Be brief."]}, max_tokens=60)
+    monkeypatch.setattr(sys.modules[__name__], "PARAMS", told)
+    out = rendered(held_out=(row(7, "<image>\nWhat is it?", "red", images=rendered.digests[:1]),))
+    (asked,) = example.read(out / "held_out.parquet")
+    assert asked.turns[0].text == "<image>What is it?\nBe brief."
 
 
 def test_a_picture_that_nobody_measured_is_an_error_that_names_it(rendered):
