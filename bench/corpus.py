@@ -22,6 +22,8 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +285,7 @@ def words_of(stage: str, folder: Path) -> list[str]:
     line = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["cmd"]
     params = read_params(folder / "params.yaml")
     words = line.removeprefix("python -m stages.").split()
-    return [str(params[w[2:-1].split(".")[0]][w[2:-1].split(".")[1]]) if w.startswith("${") else w for w in words]
+    return [str(reduce(getitem, word[2:-1].split("."), params)) if word.startswith("${") else word for word in words]
 
 
 def command(folder: Path, *words: str) -> Run:

@@ -162,7 +162,7 @@ def curate(params: Params, validated: Path, ingested: Path, benchmarks: Path, do
     drop_duplicates(chosen, params, found)
     contaminated = drop_contaminated(chosen, params, benchmarks, ingested, paths, names)
     held = hold_out(chosen, params, found)
-    choose_for_train(chosen, params, paths, names)
+    choose_for_train(chosen, params, benchmarks, paths, names)
     choose_for_connect(chosen, params)
     choose_for_align(chosen, params, int(dose))
 
@@ -328,11 +328,13 @@ def read_questions(
         return pl.concat([none, *(pl.read_parquet(path, glob=False) for path in kept if path)])
 
 
-def drop_outside_coreset(chosen: Choice, params: Params, paths: Sequence[Path], digests: Sequence[str]) -> None:
-    """End train's rows that are not in the coreset."""
+def drop_outside_coreset(
+    chosen: Choice, params: Params, benchmarks: Path, paths: Sequence[Path], digests: Sequence[str]
+) -> None:
+    """End train's rows that are not in the coreset; keywords that nobody wrote down are found in what `benchmarks` ask."""
     if params.train.coreset.method == "none":
         return
-    wanted = with_keywords(params.train.coreset, {}, WORK)
+    wanted = with_keywords(params.train.coreset, questions_of(params.train.coreset, benchmarks), WORK)
     marks, rows = chosen.marks, chosen.of(params.train.sources)
     left = pl.DataFrame({"source": np.array(marks.source.known, dtype=object)[marks.source.of[rows]], "row": marks.row[rows]})
     met = read_concepts(wanted, params.train.sources, paths, digests)
@@ -340,6 +342,16 @@ def drop_outside_coreset(chosen: Choice, params: Params, paths: Sequence[Path], 
     dropped = coreset(met, wanted)
     chosen.end_named(dropped, "not_in_coreset")
     chosen.counts["train"]["coreset"] = coverage(met, dropped, wanted)
+
+
+def questions_of(wanted: Coreset, benchmarks: Path) -> dict[str, list[str]]:
+    """The benchmarks' questions by the dimension that they test, if some dimension has no keywords."""
+    questions: dict[str, list[str]] = {}
+    if all(wanted.concepts.values()):
+        return questions
+    for asked in kept_out(benchmarks, "all"):
+        questions.setdefault(asked.task, []).append(asked.text)
+    return questions
 
 
 def read_concepts(wanted: Coreset, sources: Sequence[str], paths: Sequence[Path], digests: Sequence[str]) -> pl.DataFrame:
@@ -365,7 +377,7 @@ def hold_out(chosen: Choice, params: Params, found: Twins) -> NDArray[np.bool_]:
     return held
 
 
-def choose_for_train(chosen: Choice, params: Params, paths: Sequence[Path], digests: Sequence[str]) -> None:
+def choose_for_train(chosen: Choice, params: Params, benchmarks: Path, paths: Sequence[Path], digests: Sequence[str]) -> None:
     """Stage 1's rows: of the chosen tasks, in the coreset, within the quotas, as many Yes as No, and no task over the cap."""
     marks, wanted = chosen.marks, params.train
     met = np.flatnonzero(chosen.among(wanted.sources))
@@ -377,7 +389,7 @@ def choose_for_train(chosen: Choice, params: Params, paths: Sequence[Path], dige
     others = rows[~np.isin(marks.task.of[rows], [marks.task.known.index(task) for task in tasks])]
     chosen.end(others, "over_cap", f"tasks: not among the {len(tasks)} of {len(known)} that were drawn")
 
-    drop_outside_coreset(chosen, params, paths, digests)
+    drop_outside_coreset(chosen, params, benchmarks, paths, digests)
     counts["quotas"] = {
         "domains": _keep_quotas(chosen, params, "domains", marks.domain, marks.kind, _known(marks.domain, met)),
         "kinds": _keep_quotas(chosen, params, "kinds", marks.kind, marks.domain, KINDS),

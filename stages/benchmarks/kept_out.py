@@ -49,7 +49,8 @@ def kept_out(folder: Path, wanted: Sequence[str] | str) -> list[Asked]:
 
 
 def _official(name: str, folder: Path) -> list[Asked]:
-    return [Asked(name, item.id, item.text, item.image, item.picture) for item in BENCHMARKS[name].questions(folder)]
+    items = BENCHMARKS[name].questions(folder)
+    return [Asked(name, item.id, item.text, item.image, item.picture, item.task) for item in items]
 
 
 def _other(name: str, folder: Path) -> list[Asked]:

@@ -75,6 +75,8 @@ class Asked:
     """Names the picture within all benchmarks; empty where there is none."""
     picture: Callable[[], bytes] | None
     """Reads the picture's bytes; None where there is none."""
+    task: str = ""
+    """What its benchmark tests with it, where that says so."""
 
 
 LINES = {

@@ -95,6 +95,11 @@ class ImageWriter:
                 found.append(self._store(waiting.popleft().result()).hex())
         return [*found, *(self._store(seen.result()).hex() for seen in waiting)]
 
+    def knows(self, name: str) -> bool:
+        """Whether an earlier run kept the picture of that name, which is as it was then."""
+        _, (number,) = self.kept.numbers([name])
+        return number >= 0
+
     def gather(
         self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]
     ) -> dict[str, str | Exception]:

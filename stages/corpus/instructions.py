@@ -25,8 +25,8 @@ NO_SUFFIXES: Suffixes = MappingProxyType({})
 HAN = re.compile(r"[\u3400-\u9fff]")
 ASKS_FOR_A_FORM = re.compile(
     r"(?:^|[.?!:;,\n]\s*|\bthen\s+)(?:please\s+|and\s+)?"
-    r"(?:answer|respond|reply|give|state|write|say|choose|select|pick|provide|output|return|describe|use|finish|conclude|keep)\b"
-    r"[^.?!\n]*\b(?:words?|phrase|letters?|sentences?|yes|no|true|false|options?|choices?|number|digits?|box|coordinates|"
+    r"(?:answer|respond|reply|give|state|write|say|choose|select|pick|provide|include|locate|output|return|describe|use|finish|conclude|keep)\b"
+    r"[^.?!\n]*\b(?:words?|phrase|letters?|sentences?|yes|no|true|false|options?|choices?|number|digits?|box(?:es)?|coordinates|"
     r"brief(?:ly)?|short(?:ly)?|paragraphs?|detail(?:s|ed)?|format|directly|only)\b[^.?!\n]*[.!:]?\s*$",
     re.IGNORECASE,
 )

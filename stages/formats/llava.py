@@ -41,6 +41,7 @@ def labelled(
         images=images,
         turns=tuple(turns),
         templated=False,
+        language=field(row, "language", str, ""),
     )
 
 

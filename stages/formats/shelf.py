@@ -56,7 +56,7 @@ class Shelf:
         return {name: digest for name, digest in digests.items() if name in brought}
 
     def _is_there(self, name: str) -> bool:
-        if name not in self.stored and name not in self.refused:
+        if name not in self.stored and name not in self.refused and not self.store.knows(name):
             try:
                 self.pictures.read(name)
             except UnreadableError as error:

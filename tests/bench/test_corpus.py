@@ -49,7 +49,7 @@ def test_several_runs_one_after_the_other_add_up_but_for_their_memory():
 
 
 def test_a_stages_words_are_those_of_the_graph_with_its_params(tmp_path):
-    (tmp_path / "params.yaml").write_text("align: {dose: 7}\n")
+    (tmp_path / "params.yaml").write_text("align: {dose: 7}\ncurate: {contamination: {folder: benchmarks}}\n")
     words = words_of("curate", tmp_path)
     assert words[0] == "curate"
     assert "7" in words

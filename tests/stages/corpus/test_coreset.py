@@ -330,7 +330,14 @@ def test_curate_learns_from_the_coreset_alone_and_says_why_of_the_others(tmp_pat
     (tmp_path / "ingested").mkdir()
     for method, rows in (("diverse", 2), ("both", 2), ("none", None)):
         out = tmp_path / method
-        curate(curating(coreset=params(method, rows)), tmp_path / "validated", tmp_path / "ingested", "1000", out)
+        curate(
+            curating(coreset=params(method, rows)),
+            tmp_path / "validated",
+            tmp_path / "ingested",
+            tmp_path / "no benchmarks",
+            "1000",
+            out,
+        )
         left = {one.row for one in example.read_all(out / "train")}
         ended = {line.row: line.reason for line in ledger.read(out / "ledger.parquet") if line.state == "not_in_coreset"}
         assert left | ended.keys() == set(range(5))
