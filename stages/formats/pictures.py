@@ -113,12 +113,13 @@ class FolderPictures(Pictures):
             real = self._really(path)
             if not real.startswith(f"{self.root}/"):
                 raise UnreadableError(f"image_outside_source: {name} is a link that leads out of the folder")
-            # Opening a pipe that lies among the pictures would wait for ever.
-            if not stat.S_ISREG(Path(real).stat().st_mode):
-                raise UnreadableError(f"image_not_readable: {name} is no regular file")
-            file = os.open(real, os.O_RDONLY)
+            # Without O_NONBLOCK, opening a pipe that lies among the pictures would wait for ever.
+            file = os.open(real, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                return _whole(file)
+                about = os.fstat(file)
+                if not stat.S_ISREG(about.st_mode):
+                    raise UnreadableError(f"image_not_readable: {name} is no regular file")
+                return _whole(file, about.st_size)
             finally:
                 os.close(file)
         except (OSError, RuntimeError) as error:  # among others, links in a circle
@@ -307,13 +308,14 @@ def _confined(content: bytes, name: str) -> bytes:
     return content
 
 
-def _whole(file: int) -> bytes:
-    """All of an open file, but one byte more than `MAX_BYTES` at most."""
-    parts, left = [], MAX_BYTES + 1
-    while left and (part := os.read(file, min(left, max(os.fstat(file).st_size, 1)))):
-        parts.append(part)
-        left -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def _whole(file: int, size: int) -> bytes:
+    """All of an open file of so many bytes, but one byte more than `MAX_BYTES` at most."""
+    most = min(size, MAX_BYTES + 1)
+    content = os.read(file, most)
+    # A single read gives less where a signal came between, or the file shrank.
+    while len(content) < most and (part := os.read(file, most - len(content))):
+        content += part
+    return content
 
 
 def _as_old_unzip_writes(path: str) -> str:
