@@ -34,7 +34,7 @@ def test_a_change_is_drawn_by_its_seed_alone(pictures, name):
 
 def test_edited_questions_are_found_as_often_as_they_share_runs():
     found = bench.questions_found(rows=300, number=40)
-    assert found["verbatim"][-1] == found["case and punctuation"][-1] == 1
+    assert found["verbatim"][0] == found["case and punctuation"][0] > 0.9
     assert found["reworded"][-1] == 0
     for name in bench.EDITS:
         assert found[name] == sorted(found[name], reverse=True)
