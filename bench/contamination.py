@@ -226,7 +226,9 @@ def mistaken(benchmark: Sequence[Image.Image], others: Sequence[Image.Image]) ->
     item, other = np.nonzero(bits <= DISTANCES[-1])
     by_bits = {"hash": [0] * len(DISTANCES), "seen": [0] * len(DISTANCES)}
     if len(item):
-        seen = Seen([others[at] for at in other], [benchmark[at] for at in item], [hashes[at] for at in item])
+        seen = Seen(
+            [others[at] for at in other.tolist()], [benchmark[at] for at in item.tolist()], [hashes[at] for at in item.tolist()]
+        )
         for place, most in enumerate(DISTANCES):
             by_bits["hash"][place] = len(set(other[seen.bits <= most]))
             by_bits["seen"][place] = len(set(other[(seen.bits <= most) & seen.passed]))
