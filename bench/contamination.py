@@ -89,6 +89,10 @@ def bordered(share: float) -> Change:
     return change
 
 
+def turned(degrees: float) -> Change:
+    return lambda picture, draw: picture.rotate(degrees, Image.Resampling.BICUBIC)
+
+
 def marked(picture: Image.Image, draw: random.Random) -> Image.Image:
     copy = picture.copy()
     size = max(6, copy.height // 12)
@@ -115,10 +119,7 @@ CHANGES: dict[str, Change] = {
     **{f"brightness {factor:g}": brighter(factor) for factor in (0.7, 1.1, 1.3)},
     "name in a corner": marked,
     **{f"border {share} %": bordered(share / 100) for share in (1, 2, 5)},
-    **{
-        f"turned {degrees} degrees": lambda picture, draw, degrees=degrees: picture.rotate(degrees, Image.Resampling.BICUBIC)
-        for degrees in (1, 2, 5)
-    },
+    **{f"turned {degrees} degrees": turned(degrees) for degrees in (1, 2, 5)},
     "upside down": lambda picture, draw: picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
 }
 
