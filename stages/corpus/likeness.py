@@ -163,7 +163,7 @@ def _laid(wholes: Floats, copies: Floats, crop: Floats) -> Floats:
     """The crops [pairs, 4] of the grey `wholes` [pairs, BASE, BASE] that are most like `copies` [pairs, SHOWN, SHOWN].
 
     Gauss-Newton, brightness and contrast free (Lucas and Kanade, 1981; Baker and Matthews, 2004), first on pictures of half the
-    size, whose slopes reach further. Thin lines on a white ground are lost now and then: in 6 of 180 crops of a tenth.
+    size, whose slopes reach further. Thin lines on a white ground are lost now and then.
     """
     for whole, wanted, rounds in ((_halved(wholes), _halved(copies), ROUNDS[0]), (wholes, copies, ROUNDS[1])):
         for _ in range(rounds):

@@ -103,7 +103,11 @@ def test_a_row_with_a_copy_of_an_items_picture_is_named_with_every_item_that_ask
 
 def test_a_suspect_that_shows_something_else_is_let_go(tmp_path):
     items, rows = [asked("own", "1", "", lettered(1, "80"))], [("?", saved(lettered(1, "NO"))), ("?", saved(lettered(1, "80")))]
-    assert named(found(tmp_path / "seen", rows, items)) == [(1, "own", "1", "picture")]
+    for seen in (params(), params(picture_likeness=0.8), params(picture_patch=255.0)):
+        # The patch alone tells, and the likeness alone.
+        assert named(found(tmp_path / f"seen-{seen.picture_likeness}-{seen.picture_patch}", rows, items, seen)) == [
+            (1, "own", "1", "picture")
+        ]
     assert len(found(tmp_path / "unseen", rows, items, params(picture_likeness=0.0))) == 2
 
 
