@@ -145,6 +145,7 @@ def forget_rows(folder: Path) -> None:
 def prepared(shape: Shape, folder: Path) -> list[str]:
     """Params, the embedded sources and benchmarks, a base model, and the large source `big`; the names of the sources."""
     params: dict[str, Any] = read_params(ROOT / "params.yaml")
+    (folder / "accepted").mkdir(exist_ok=True)
     params["sample"] |= {"scenes": 60, "captions": SMALL, "chats": SMALL, "benchmark_images": 20}
     about = params["ingest"]["sources"].pop("tasks")
     big = {**about, "format": "vision_flan", "folder": "big", "annotations": "*.jsonl", "instructions": None}

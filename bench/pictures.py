@@ -63,7 +63,7 @@ def main() -> None:
     use(Compute(engine="local", address=None, processes=asked.threads))
     with tempfile.TemporaryDirectory() as folder:
         names = draw(Path(folder) / "pictures", asked.pictures)
-        ways = {
+        ways: dict[str, Way] = {
             "ours": ours,
             "libjpeg_alone": libjpeg_alone,
             "datasets_map": datasets_map,
@@ -204,7 +204,7 @@ def compare(ways: dict[str, Way], folder: Path, names: Sequence[str], rounds: in
     }
 
 
-def second_run(folder: Path, names: Sequence[str]) -> dict[str, float]:
+def second_run(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """Pictures a second of runs after a first one, with one in a hundred new behind or among the others, or none."""
     new = max(len(names) // 100, 1)
     among = [name for number, name in enumerate(names) if number % 100 != min(50, new)]
@@ -230,7 +230,7 @@ def damage(folder: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
         "cut_at_a_half": lambda content: content[: len(content) // 2],
         "last_100_bytes_missing": lambda content: content[:-100],
         "2_kb_zeroed": lambda content: _zeroed(content, int(chance.integers(1000, len(content) - 2200))),
-        "3_bits_flipped": lambda content: _flipped(content, chance.integers(8000, 8 * len(content) - 16, 3)),
+        "3_bits_flipped": lambda content: _flipped(content, chance.integers(8000, 8 * len(content) - 16, 3).tolist()),
         "progressive_cut_at_a_half": lambda content: (again := _progressive(content))[: len(again) // 2],
         "progressive_2_kb_zeroed": lambda content: _zeroed(again := _progressive(content), len(again) // 2),
         "progressive": _progressive,

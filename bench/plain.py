@@ -94,6 +94,7 @@ def drawn(folder: Path) -> dict[str, list[int]]:
             damage(kind, rows, number, images)
     (folder / "big" / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     params = read_params(ROOT / "params.yaml")
+    (folder / "accepted").mkdir()
     params["sample"] |= {"scenes": 60, "captions": 300, "chats": 300, "benchmark_images": 20}
     about = params["ingest"]["sources"].pop("tasks")
     big = {"format": "vision_flan", "folder": "big", "annotations": "rows.json", "instructions": None, "images": "images"}

@@ -156,6 +156,7 @@ def talk(name: str, image: str, asked: str, answer: str) -> dict[str, Any]:
 def prepared(folder: Path, sources: dict[str, dict[str, Any]]) -> None:
     """Params with these sources for train, the embedded captions and chats for the other stages, a base model."""
     params = read_params(ROOT / "params.yaml")
+    (folder / "accepted").mkdir()
     params["sample"] |= {"scenes": 60, "captions": 300, "chats": 300, "benchmark_images": 20}
     about = params["ingest"]["sources"].pop("tasks")
     params["ingest"]["sources"] |= {name: {**about, "instructions": None, **one} for name, one in sources.items()}

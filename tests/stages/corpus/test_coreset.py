@@ -334,7 +334,7 @@ def test_curate_learns_from_the_coreset_alone_and_says_why_of_the_others(tmp_pat
             curating(coreset=params(method, rows)),
             tmp_path / "validated",
             tmp_path / "ingested",
-            tmp_path / "no benchmarks",
+            tmp_path / "ingested",  # where no benchmark lies
             "1000",
             out,
         )
