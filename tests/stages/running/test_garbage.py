@@ -12,7 +12,7 @@ def thresholds(started: str, steps: str) -> tuple[tuple[int, ...], tuple[int, ..
         f"import gc, sys; sys.argv[0] = {started!r}; before, held = gc.get_threshold(), gc.get_freeze_count(); {steps}; "
         "print((before, gc.get_threshold(), gc.get_freeze_count() - held))"
     )
-    return eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    return eval(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
 def test_a_command_looks_for_garbage_seldom_while_it_imports_and_as_often_as_python_does_from_then_on():
