@@ -1,5 +1,6 @@
 """Pieces of work on a Ray cluster of two nodes: the same results in the same order, also when a node dies meanwhile."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,13 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from stages import curate as curating
+from stages import ingest as ingesting
+from stages import render as rendering
+from stages import sample as sampling
+from stages import validate as validating
 from stages.running.compute import Compute, use, used
+from stages.running.section import read_params
 from stages.running.workers import mapped
 
 HEAD, OTHER, PORT = "127.0.0.2", "127.0.0.3", 26399
@@ -119,3 +126,41 @@ def test_a_node_that_dies_in_the_middle_loses_nothing_and_the_results_are_those_
             kill(cluster)
     expected = [pa.table({"number": [2 * value for value in table["number"].to_pylist()]}) for table in tables(40)]
     assert done == expected
+
+
+PARAMS = read_params(Path(__file__).parents[3] / "params.yaml")
+
+
+def data_half(folder: Path, model: Path) -> dict[str, str]:
+    """What each file holds that the stages of the data half write, of small pieces of the embedded collection."""
+    small = PARAMS["sample"] | {"scenes": 40, "captions": 40, "chats": 60, "benchmark_images": 4, "digits_held_out": 20}
+    sampling.sample(sampling.Params.model_validate(small), folder / "data/sample")
+    data = folder / "data"
+    reading = ingesting.Params.model_validate(PARAMS["ingest"] | {"shard_rows": 1500})
+    for source, about in PARAMS["ingest"]["sources"].items():
+        ingesting.ingest(reading, source, folder / about["folder"], data / "ingest" / source)
+    (folder / "accepted").mkdir()
+    allowed = validating.Params.model_validate(PARAMS["validate"])
+    validating.validate(allowed, data / "ingest", folder / "accepted", data / "validate")
+    chosen = curating.Params.model_validate(PARAMS["curate"])
+    curating.curate(chosen, data / "validate", data / "ingest", data / "sample/benchmarks", "30", data / "curate")
+    (data / "render").mkdir()
+    written = rendering.Params.model_validate(PARAMS["render"])
+    rendering.render(written, data / "curate", data / "ingest", model, data / "render")
+    files = (path for path in sorted(data.rglob("*")) if path.is_file())
+    return {path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+def test_the_data_half_writes_the_same_bytes_on_a_cluster_of_which_a_node_died_as_on_this_machine(
+    cluster, tmp_path, tiny_model, monkeypatch
+):
+    found = {}
+    on_cluster = used()
+    for name, compute in (("here", Compute(engine="local", address=None, processes=1)), ("there", on_cluster)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        use(compute)
+        found[name] = data_half(tmp_path / name, tiny_model)
+    assert found["here"] == found["there"]
+    assert len(found["here"]) > 30
