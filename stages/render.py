@@ -7,13 +7,14 @@ become trees, some thousands of pictures at a time, in the order of their pictur
 
 import json
 from array import array
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ from stages.pages.masks import spelling
 from stages.running import command
 from stages.running.command import Out
 from stages.running.memo import Memo, digest
+from stages.running.memo import place as put
 from stages.running.progress import progress
 from stages.running.section import Section
 from stages.running.workers import mapped
@@ -72,9 +74,13 @@ PROVED = pa.schema(
         ("prefix", pa.dictionary(pa.int32(), pa.binary())),
         ("ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
+        ("digest", pa.uint64()),
     ]
 )
-"""What becomes of a row: its line in the ledger, and if it is ready its tokens; `prefix` as `tree.plant` takes it."""
+"""What becomes of a row: its line in the ledger, and if it is ready its tokens; `prefix` as `tree.plant` takes it; `digest` of
+all that the row said, so that a later run knows it again."""
+Shard = tuple[str, Path]
+"""A tuning stage, and a shard of its curated rows."""
 LINE = [name for name in ledger.SCHEMA.names if name != "file"]
 
 
@@ -104,10 +110,15 @@ def processor_of(model: Path) -> list[list[str]]:
 def prove(
     params: Params, curated: Path, ingested: Path, model: Path, instructions: Instructions, memo: Memo
 ) -> dict[str, list[Path]]:
-    """For each tuning stage and shard of its rows a file of `PROVED`; only those that no earlier run made are made."""
+    """For each tuning stage and shard of its rows a file of `PROVED`; only rows that no earlier run proved are proved.
+
+    A shard that is as it was is not even read again. Of one from which rows were taken, or to which some were given, because
+    `curate` chooses among all rows there are, the others are taken over.
+    """
     sizes = Sizes(ingested)
-    found: dict[tuple[str, Path], Path | None] = {}
-    keys: dict[tuple[str, Path], list[object]] = {}
+    found: dict[Shard, Path | None] = {}
+    keys: dict[Shard, list[object]] = {}
+    last: dict[Shard, list[object]] = {}
     for stage in TUNED:
         for shard in shards.of(curated / stage):
             table = sizes.beside(pq.read_table(shard, columns=["source", "images"]))
@@ -116,13 +127,51 @@ def prove(
             shown = [table[name].combine_chunks().flatten().to_numpy().tobytes() for name in SIZES]
             keys[stage, shard] = [stage, shard, digest(asked, *shown)]
             found[stage, shard] = memo.recall(*keys[stage, shard])
+            last[stage, shard] = [stage, shard.name, digest(asked), "last"]
     missing = [one for one, path in found.items() if path is None]
     given = (model, params, instructions)
-    pieces = ((stage, sizes.beside(pq.read_table(shard))) for stage, shard in missing)
-    tables = mapped(Renderer, given, pieces) if missing else iter(())
+    known: deque[tuple[pa.Array, pa.Table]] = deque()
+    tables = mapped(Renderer, given, unproved(missing, sizes, memo, last, known)) if missing else iter(())
     for one, table in zip(missing, progress(tables, "render", "shard", total=len(missing)), strict=True):
-        found[one] = memo.keep(partial(write_proved, rows=table), *keys[one])
+        rows = together(*known.popleft(), table)
+        found[one] = memo.keep(partial(write_proved, rows=rows.take(by_pictures(rows))), *keys[one])
+    for one, path in found.items():
+        assert path is not None
+        memo.keep(partial(put, path), *last[one])
     return {stage: [path for (of, _), path in found.items() if of == stage and path is not None] for stage in TUNED}
+
+
+def unproved(
+    missing: Sequence[Shard],
+    sizes: "Sizes",
+    memo: Memo,
+    last: Mapping[Shard, list[object]],
+    known: deque[tuple[pa.Array, pa.Table]],
+) -> Iterator[tuple[str, pa.Table]]:
+    """For each shard its stage and those rows that it had not when it was last proved.
+
+    To `known` go the names of all its rows, in their order, and what is known of those it had.
+    """
+    for stage, shard in missing:
+        rows = sizes.beside(pq.read_table(shard))
+        rows = rows.append_column("digest", pl.DataFrame(rows).hash_rows(seed=0).to_arrow())
+        before = memo.recall(*last[stage, shard])
+        proved = pq.read_table(before) if before else PROVED.empty_table()
+        at = pc.index_in(named(rows), value_set=named(proved))
+        same = pc.fill_null(pc.equal(proved["digest"].take(at), rows["digest"]), False)
+        known.append((named(rows), proved.take(at.filter(same))))
+        yield stage, rows.filter(pc.invert(same))
+
+
+def together(names: pa.Array, known: pa.Table, proved: pa.Table) -> pa.Table:
+    """What is known and what was proved of the rows of a shard, in the order of `names`."""
+    rows = pa.concat_tables([known, proved]).unify_dictionaries().combine_chunks()
+    return rows.take(pc.index_in(names, value_set=named(rows)))
+
+
+def named(rows: pa.Table) -> pa.Array:
+    """SOURCE:ROW of each row."""
+    return pc.binary_join_element_wise(rows["source"], rows["row"].cast(pa.string()), ":").combine_chunks()
 
 
 SIZES = ("width", "height")
@@ -175,7 +224,7 @@ class Renderer:
         check_clock(self.chat, model)
 
     def __call__(self, piece: tuple[str, pa.Table]) -> pa.Table:
-        """A table of `PROVED`, sorted by pictures, text alone last; rows about the same ones as they came."""
+        """A table of `PROVED`, of the rows of a shard that have their `SIZES` and `digest`, as they came."""
         stage, table = piece
         seed, suffixes = self.params.seed, self.params.suffixes
         rows = example.examples_of(table)
@@ -191,9 +240,8 @@ class Renderer:
         ]
         columns = {name: pa.array([getattr(row, name) for row in rows], PROVED.field(name).type) for name in OF_ROW}
         columns |= {"state": pa.array([state for state, _ in ended]), "reason": pa.array([reason for _, reason in ended])}
-        columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready)}
-        made = pa.table([columns[name] for name in PROVED.names], schema=PROVED)
-        return made.take(by_pictures(made))
+        columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready), "digest": table["digest"]}
+        return pa.table([columns[name] for name in PROVED.names], schema=PROVED)
 
     def _ended(self, tokens: Tokens | Unproved, stage: str) -> tuple[str, str]:
         """State and reason."""
