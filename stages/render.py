@@ -34,7 +34,7 @@ from stages.running.progress import progress
 from stages.running.section import Section
 from stages.running.workers import mapped
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, check_clock, check_end, prove_all
+from stages.trees.certificate import CHECKS, check_clock, check_end, proofs
 from stages.trees.chat import Chat, Tokens, Unproved
 
 TUNED = ("connect", "train", "align")
@@ -94,12 +94,12 @@ def render(params: Params, curated: Path, ingested: Path, model: Path, rendered:
     instructions, tokenizer = read_instructions(ingested), spelling(model)
     with Memo("render", params.model_dump(mode="json"), processor_of(model)) as memo:
         proved = prove(params, curated, ingested, model, instructions, memo)
-        proofs = [plant(stage, files, params.max_tokens, rendered / stage) for stage, files in proved.items()]
+        certified = [plant(stage, files, params.max_tokens, rendered / stage) for stage, files in proved.items()]
         lines = [pq.read_table(file, columns=LINE) for files in proved.values() for file in files]
     write_ledger(rendered / "ledger.parquet", lines)
     write_held_out(rendered / "held_out.parquet", curated / "held_out", instructions, params)
-    write_json(rendered / "certificate.json", proofs)
-    write_certificate(rendered / "certificate.html", proofs, CHECKS, stores(ingested), tokenizer)
+    write_json(rendered / "certificate.json", certified, params)
+    write_certificate(rendered / "certificate.html", certified, CHECKS, stores(ingested), tokenizer)
 
 
 def processor_of(model: Path) -> list[list[str]]:
@@ -128,16 +128,21 @@ def prove(
             keys[stage, shard] = [stage, shard, digest(asked, *shown)]
             found[stage, shard] = memo.recall(*keys[stage, shard])
             last[stage, shard] = [stage, shard.name, digest(asked), "last"]
-    missing = [one for one, path in found.items() if path is None]
-    given = (model, params, instructions)
-    known: deque[tuple[pa.Array, pa.Table]] = deque()
-    tables = mapped(Renderer, given, unproved(missing, sizes, memo, last, known)) if missing else iter(())
-    for one, table in zip(missing, progress(tables, "render", "shard", total=len(missing)), strict=True):
-        rows = together(*known.popleft(), table)
-        found[one] = memo.keep(partial(write_proved, rows=rows.take(by_pictures(rows))), *keys[one])
-    for one, path in found.items():
-        assert path is not None
-        memo.keep(partial(put, path), *last[one])
+            memo.recall(*last[stage, shard])  # asked for, so that it stays
+    # Where the processor is doubted, verdicts hang on all rows of the shard together; so none of them is taken over.
+    for former in (last, dict.fromkeys(last)):
+        missing = [one for one, path in found.items() if path is None]
+        known: deque[tuple[pa.Array, pa.Table]] = deque()
+        pieces = unproved(missing, sizes, memo, former, known)
+        tables = mapped(Renderer, (model, params, instructions), pieces) if missing else iter(())
+        for one, (table, doubted) in zip(missing, progress(tables, "render", "shard", total=len(missing)), strict=True):
+            names, taken = known.popleft()
+            if doubted and len(taken):
+                continue
+            rows = together(names, taken, table)
+            found[one] = made = memo.keep(partial(write_proved, rows=rows.take(by_pictures(rows))), *keys[one])
+            if not doubted:
+                memo.keep(partial(put, made), *last[one])
     return {stage: [path for (of, _), path in found.items() if of == stage and path is not None] for stage in TUNED}
 
 
@@ -145,7 +150,7 @@ def unproved(
     missing: Sequence[Shard],
     sizes: "Sizes",
     memo: Memo,
-    last: Mapping[Shard, list[object]],
+    former: Mapping[Shard, list[object] | None],
     known: deque[tuple[pa.Array, pa.Table]],
 ) -> Iterator[tuple[str, pa.Table]]:
     """For each shard its stage and those rows that it had not when it was last proved.
@@ -155,7 +160,8 @@ def unproved(
     for stage, shard in missing:
         rows = sizes.beside(pq.read_table(shard))
         rows = rows.append_column("digest", pl.DataFrame(rows).hash_rows(seed=0).to_arrow())
-        before = memo.recall(*last[stage, shard])
+        parts = former[stage, shard]
+        before = memo.recall(*parts) if parts else None
         proved = pq.read_table(before) if before else PROVED.empty_table()
         at = pc.index_in(named(rows), value_set=named(proved))
         same = pc.fill_null(pc.equal(proved["digest"].take(at), rows["digest"]), False)
@@ -223,8 +229,9 @@ class Renderer:
         check_end(self.chat, model)
         check_clock(self.chat, model)
 
-    def __call__(self, piece: tuple[str, pa.Table]) -> pa.Table:
-        """A table of `PROVED`, of the rows of a shard that have their `SIZES` and `digest`, as they came."""
+    def __call__(self, piece: tuple[str, pa.Table]) -> tuple[pa.Table, bool]:
+        """A table of `PROVED`, of rows of a shard that have their `SIZES` and `digest`, as they came; and whether the processor
+        was doubted, so that what became of a row hangs on the others too."""
         stage, table = piece
         seed, suffixes = self.params.seed, self.params.suffixes
         rows = example.examples_of(table)
@@ -232,7 +239,7 @@ class Renderer:
         rows = [conversation(row, self.instructions, seed, suffixes) for row in rows]
         measured = zip(*(table[name].to_pylist() for name in SIZES), strict=True)
         sizes = [tuple(zip(widths, heights, strict=True)) for widths, heights in measured]
-        proved = prove_all(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
+        proved, doubted = proofs(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
         ended = [self._ended(one, stage) for one in proved]
         ready = [
             one if state == "ready" and isinstance(one, Tokens) else NO_TOKENS
@@ -241,7 +248,7 @@ class Renderer:
         columns = {name: pa.array([getattr(row, name) for row in rows], PROVED.field(name).type) for name in OF_ROW}
         columns |= {"state": pa.array([state for state, _ in ended]), "reason": pa.array([reason for _, reason in ended])}
         columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready), "digest": table["digest"]}
-        return pa.table([columns[name] for name in PROVED.names], schema=PROVED)
+        return pa.table([columns[name] for name in PROVED.names], schema=PROVED), doubted
 
     def _ended(self, tokens: Tokens | Unproved, stage: str) -> tuple[str, str]:
         """State and reason."""
@@ -374,10 +381,11 @@ def first_drawn(rows: pa.Table, by: str, most: int) -> pa.Table:
     return rows.take(pa.array(chosen, pa.int64()))
 
 
-def write_json(path: Path, proofs: Sequence[Proof]) -> None:
-    """Write the certificate in figures."""
-    stages = {one.stage: {"rows": one.rows, "failed_checks": one.failed_checks, **one.sizes} for one in proofs}
-    path.write_text(json.dumps({"checks": CHECKS, "stages": stages}, indent=2) + "\n", encoding="utf-8")
+def write_json(path: Path, certified: Sequence[Proof], params: Params) -> None:
+    """Write the certificate in figures, and how rows were asked."""
+    stages = {one.stage: {"rows": one.rows, "failed_checks": one.failed_checks, **one.sizes} for one in certified}
+    asked = {"seed": params.seed, "suffixes": params.suffixes}
+    path.write_text(json.dumps({"checks": CHECKS, "asked": asked, "stages": stages}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_ledger(path: Path, ended: Sequence[pa.Table]) -> None:

@@ -11,6 +11,7 @@ tokens, for the longest prompt of all (whatever cuts long prompts cuts this one)
 be what was compared. If it ever is not, it is asked about every row.
 """
 
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,10 +101,15 @@ def prove(chat: Chat, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
 
 def prove_all(chat: Chat, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
     """For each of `rows` its tokens, proved, or the check that it failed."""
+    return proofs(chat, rows)[0]
+
+
+def proofs(chat: Chat, rows: Sequence[Asked]) -> tuple[list[Tokens | Unproved], bool]:
+    """As `prove_all`; and whether the processor was doubted, so that it was asked about each of `rows`."""
     try:
-        return _proved(Prover(chat), rows)
+        return _proved(Prover(chat), rows), False
     except Doubt:
-        return _proved(Prover(chat, ask_of_all=True), rows)
+        return _proved(Prover(chat, ask_of_all=True), rows), True
 
 
 def _proved(prover: "Prover", rows: Sequence[Asked]) -> list[Tokens | Unproved]:
@@ -292,7 +298,8 @@ class Prover:
                 self._equal((*head.prefix, *head.behind, *words), (*sent.prefix, *sent.behind, *words))
         structure = (len(turns), *(one for one in prompt.ids if one in self.chat.special))
         is_longest = self.longest is None or len(head.prefix) + len(words) > self.longest_length
-        is_sampled = self.proved % SAMPLE == SAMPLE - 1
+        # By what it says, so that neither its place nor the rows beside it have a part in it.
+        is_sampled = zlib.crc32(array("i", words).tobytes()) % SAMPLE == 0
         if is_longest or is_sampled or structure not in self.structures:
             probe = Probe(turns, row.sizes, (*head.prefix, *head.behind, *words))
             self.structures.setdefault(structure, probe)

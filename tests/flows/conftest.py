@@ -45,6 +45,7 @@ stages:
 """
 
 PARAMS = """
+compute: {engine: local, address: null, processes: 1}
 sample: {rows: 6, pause: 0.0}
 ingest:
   sources:

@@ -194,8 +194,8 @@ def test_more_rows_than_a_shard_of_trees_has_room_for_lie_in_several_in_the_same
 def test_a_later_run_proves_only_rows_that_changed(rendered, monkeypatch):
     rows = many(rendered, 40)
     times: list[int] = []
-    prove_all = stage.prove_all
-    monkeypatch.setattr(stage, "prove_all", lambda chat, asked: times.append(len(asked)) or prove_all(chat, asked))
+    proofs = stage.proofs
+    monkeypatch.setattr(stage, "proofs", lambda chat, asked: times.append(len(asked)) or proofs(chat, asked))
     first = contents(rendered(*rows, shard_rows=10))
     assert times == [10, 10, 10, 10]
     assert contents(rendered(*rows, shard_rows=10)) == first
@@ -277,8 +277,8 @@ def test_of_a_shard_that_lost_and_won_rows_only_the_new_ones_are_proved_and_all_
     red, blue, _ = rendered.digests
     rows = [row(number, f"<image>\nWhat is {number}?", "red", images=(red, blue)[number % 2 :][:1]) for number in range(9)]
     asked = []
-    prove_all = stage.prove_all
-    monkeypatch.setattr(stage, "prove_all", lambda chat, these: asked.append(len(these)) or prove_all(chat, these))
+    proofs = stage.proofs
+    monkeypatch.setattr(stage, "proofs", lambda chat, these: asked.append(len(these)) or proofs(chat, these))
 
     rendered(*rows[:4], *rows[5:8])
     changed = [rows[0], *rows[2:5], replace(rows[5], turns=(rows[5].turns[0], Turn("assistant", "blue"))), *rows[6:]]
