@@ -16,6 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
+export HF_UPDATE_DOWNLOAD_COUNTS := 0
 export RAY_USAGE_STATS_ENABLED := 0
 # Threads that wait by spinning are many times slower wherever something else runs too.
 export OMP_WAIT_POLICY := PASSIVE

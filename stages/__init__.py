@@ -14,6 +14,7 @@ QUIET = {
     "DVC_NO_ANALYTICS": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # A tokenizer that forks threads after a DataLoader forked processes dead-locks; ours are too small to need them.
     "TOKENIZERS_PARALLELISM": "false",

@@ -393,8 +393,10 @@ def _looking() -> Callable[[Suspects], pl.DataFrame]:
 
 
 def _by_question(rows: pl.DataFrame, marked: pl.DataFrame, items: Items, params: Contamination) -> pl.DataFrame:
-    asked = marked.join(rows.select("source", "row"), on=["source", "row"], how="semi").unique()
-    common = asked.group_by("gram").len().filter(pl.col("len") > params.question_rows).select("gram")
+    marked = marked.unique()
+    # Of all rows, those that are dropped already too: `marks` counts them, and it must not matter in which shard they lie.
+    common = marked.group_by("gram").len().filter(pl.col("len") > params.question_rows).select("gram")
+    asked = marked.join(rows.select("source", "row"), on=["source", "row"], how="semi")
     rare = items.grams.join(common, on="gram", how="anti")
     runs = rare.group_by("number").agg(pl.len().alias("runs")).filter(pl.col("runs") >= params.question_runs)
     return (

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from stages.corpus.keywords import HAN, Endpoint, by_endpoint, by_rules, forms, normal
+from stages.corpus.text import NO, UNSURE, YES
 from stages.running.section import Section
 
 
@@ -111,9 +112,6 @@ def concepts_of(params: Coreset) -> Concepts:
     return Concepts(tuple(number), dimensions)
 
 
-YES, NO = r"(?i)^\W*yes\b", r"(?i)^\W*no\b"
-
-
 class Marker:
     """Looks at the rows of a shard; made once in each process."""
 
@@ -179,8 +177,9 @@ class Marker:
 def _lean(turns: pa.StructArray, of_row: pa.Array, rows: int) -> pl.Series:
     answers = pc.equal(turns.field("role"), "assistant")
     text, owner = turns.field("text").filter(answers), of_row.filter(answers).to_numpy()
-    yes = np.bincount(owner[pc.match_substring_regex(text, YES).to_numpy(zero_copy_only=False)], minlength=rows)
-    no = np.bincount(owner[pc.match_substring_regex(text, NO).to_numpy(zero_copy_only=False)], minlength=rows)
+    said = pl.Series(text, dtype=pl.String)
+    sure = ~said.str.contains(UNSURE)
+    yes, no = (np.bincount(owner[(said.str.contains(how) & sure).to_numpy()], minlength=rows) for how in (YES, NO))
     return pl.Series((yes - no).astype(np.int32))
 
 

@@ -36,7 +36,7 @@ ASKS_FOR_A_FORM = re.compile(
 def read_instructions(ingested: Path) -> dict[tuple[str, str], list[str]]:
     """The expert-written instructions of each (source, task)."""
     found = {}
-    for path in sorted(ingested.glob("*/instructions.json")):
+    for path in sorted(ingested.glob("[!.]*/instructions.json")):
         for task, about in json.loads(path.read_text(encoding="utf-8")).items():
             found[path.parent.name, task] = about["instructions"]
     return found

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.corpus.example import IMAGE
+from stages.corpus.text import UNSURE, YES
 
 Numbers = NDArray[np.int64]
-YES = r"(?i)^\W*yes\b"
 WORD = r"[+-]?\p{N}+(?:[.,:/]\p{N}+)*|[\p{L}\p{M}\p{N}]+|\p{S}"
 """What counts of a text when two are compared loosely: words, numbers with their sign and their point, and symbols."""
 AT_ONCE = 5_000
@@ -129,7 +129,8 @@ def _sides(rows: pa.Table) -> NDArray[np.int8]:
     answered, first = np.unique(owner, return_index=True)
     judged = pc.equal(_plain(rows["kind"]), "judgement").to_numpy(zero_copy_only=False)
     asked = judged[answered]
-    yes = pl.Series(said.field("text").take(pa.array(answers[first[asked]])), dtype=pl.String).str.contains(YES)
+    texts = pl.Series(said.field("text").take(pa.array(answers[first[asked]])), dtype=pl.String)
+    yes = texts.str.contains(YES) & ~texts.str.contains(UNSURE)
     sides = np.full(len(rows), NO_SIDE, dtype=np.int8)
     sides[answered[asked]] = np.where(yes.to_numpy(), YES_SIDE, NO)
     return sides

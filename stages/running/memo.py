@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +19,11 @@ from typing import Any
 
 from stages.running.command import WORK
 
-LIBRARIES = ("numpy", "pandas", "polars", "pyarrow", "pillow", "simplejpeg", "scipy", "tokenizers", "transformers", "jinja2")
-"""Whose versions may change what comes out of a piece of work."""
+LIBRARIES = (
+    *("numpy", "pandas", "polars", "pyarrow", "pillow", "simplejpeg", "scipy", "great-expectations"),
+    *("tokenizers", "transformers", "jinja2"),
+)
+"""Whose versions, besides Python's, may change what comes out of a piece of work."""
 
 
 class Memo:
@@ -97,7 +101,7 @@ def code() -> str:
     """A name for all that computes: every file of the stages, and the versions of the libraries below them."""
     root = Path(__file__).parents[1]
     files = [[path.relative_to(root).as_posix(), digest(path)] for path in sorted(root.rglob("*.py"))]
-    return digest(files, [[name, _version(name)] for name in LIBRARIES])
+    return digest(files, [[name, _version(name)] for name in LIBRARIES], sys.version)
 
 
 def _version(name: str) -> str:

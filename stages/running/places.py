@@ -2,11 +2,12 @@
 
 Stages read and write files. Where a word of a command is a URL, what it names is mirrored below `.work` before the stage runs,
 only what changed since the last time; what the stage wrote is sent when it ended well. An output there is whole once
-its manifest lies in it: that is sent last, and taken away first when the output is replaced.
+its manifest lies in it: that is sent last, and says so first when the output is replaced.
 """
 
 import hashlib
 import json
+import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,9 +16,11 @@ from stages.running.progress import progress
 
 MANIFEST = "tandem-manifest.json"
 """Beside what a stage wrote: the sha256 of every file, by its path."""
+UNFINISHED = ""
+"""A path in the manifest of an output that is being sent; no file has it."""
 STATE = ".state.json"
 """Beside a mirror: of every file, what told its version there."""
-VERSION = ("etag", "ETag", "md5", "contentHash", "mtime", "LastModified", "updated", "created")
+VERSION = ("etag", "ETag", "md5", "contentHash", "mtime", "LastModified", "updated", "modify", "created")
 """Where the stores that fsspec knows say which version of a file they hold; the first that one has is taken."""
 
 
@@ -75,6 +78,8 @@ def _refresh(store: Any, root: str, there: dict[str, str], mirror: Path, single:
 
 def _hold(root: str, files: Path, manifest: dict[str, str]) -> None:
     """What a stage sent is what arrived here."""
+    if UNFINISHED in manifest:
+        raise ValueError(f"{root} was not sent to its end; run the stage that writes it again")
     wrong = [path for path, digest in manifest.items() if not (files / path).is_file() or _sha256(files / path) != digest]
     if wrong:
         raise ValueError(f"{root} is not what its manifest says ({len(wrong)} files, first {min(wrong)}); write it again")
@@ -95,8 +100,12 @@ def send(made: Path, url: str) -> None:
             return
         manifest = {name: _sha256(path) for name, path in paths.items()}
         before, there = _manifest(store, root), _listed(store, root)
-        if MANIFEST in there:
-            store.rm_file(f"{root}/{MANIFEST}")
+        if there and MANIFEST not in there:
+            raise ValueError(
+                f"{url} holds what no stage sent there ({min(there) or 'a file'}), and would be replaced; name another place"
+            )
+        store.makedirs(root, exist_ok=True)
+        store.pipe_file(f"{root}/{MANIFEST}", json.dumps({UNFINISHED: ""} | before).encode())
         for name in progress(manifest, "send", "file"):
             if name not in there or before.get(name) != manifest[name]:
                 target = f"{root}/{name}"
@@ -104,7 +113,6 @@ def send(made: Path, url: str) -> None:
                 store.put_file(str(paths[name]), target)
         for name in there.keys() - manifest.keys() - {MANIFEST}:
             store.rm_file(f"{root}/{name}")
-        store.makedirs(root, exist_ok=True)
         store.pipe_file(f"{root}/{MANIFEST}", json.dumps(manifest, sort_keys=True, indent=1).encode())
     except OSError as error:
         raise ValueError(f"{url} cannot be written to: {error}") from error
@@ -151,7 +159,8 @@ def _listed(store: Any, root: str) -> dict[str, str]:
         if path == STATE or full.endswith("/"):
             continue
         version = next((str(about[field]) for field in VERSION if about.get(field) is not None), "")
-        listed[path] = f"{about.get('size')} {version}"
+        # Where nothing tells the version, the file is another one each time.
+        listed[path] = f"{about.get('size')} {version or time.time_ns()}"
     return listed
 
 

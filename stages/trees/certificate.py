@@ -151,7 +151,6 @@ class Prover:
         self.sampled: list[Probe] = []
         self.longest: Probe | None = None
         self.longest_length = 0
-        self.proved = 0
 
     def __call__(self, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
         """What becomes of each of `rows`.
@@ -249,7 +248,6 @@ class Prover:
                 self._prompt(row, row.turns[:place], head, prompt)
         except Unproved as fault:
             return fault
-        self.proved += 1
         return tokens
 
     def _template(self, tokens: Tokens, begun: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:

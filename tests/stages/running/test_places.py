@@ -105,7 +105,20 @@ def test_an_output_is_there_once_its_manifest_is_and_files_that_are_there_are_no
         send(tmp_path / "made", "memory://b/out")
 
     assert sent == ["/b/out/b"]
-    assert not store.exists("/b/out/" + MANIFEST)
+    with pytest.raises(ValueError, match="was not sent to its end"):
+        fetch("memory://b/out", tmp_path / "work")
+    monkeypatch.undo()
+    send(tmp_path / "made", "memory://b/out")
+    assert files(fetch("memory://b/out", tmp_path / "work"))["b"] == "new"
+
+
+def test_what_no_stage_sent_is_not_replaced(store, tmp_path):
+    (tmp_path / "made").mkdir()
+    store.pipe("/b/photos.zip", b"precious")
+
+    with pytest.raises(ValueError, match=r"memory://b holds what no stage sent there \(photos\.zip\)"):
+        send(tmp_path / "made", "memory://b")
+    assert store.cat("/b/photos.zip") == b"precious"
 
 
 def test_an_output_that_is_not_what_its_manifest_says_is_refused(store, tmp_path):
