@@ -9,6 +9,7 @@ import binascii
 import csv
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ def kept_out(folder: Path, wanted: Sequence[str] | str) -> list[Asked]:
             f"curate.contamination.benchmarks names {', '.join(missing)}, and {folder} holds no such folder; it holds "
             f"{', '.join(there) or 'none'}: put the benchmark there, or take its name out of params.yaml"
         )
+    if isinstance(wanted, str) and not names:
+        print(f"{folder} holds no folder of a benchmark, so nothing is held against it", file=sys.stderr)
     items = []
     for name in names:
         items += _official(name, there[name]) if name in BENCHMARKS else _other(name, there[name])

@@ -38,7 +38,6 @@ from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest
 from stages.running.progress import progress
-from stages.running.section import read_params
 
 STAGES = ("connect", "train", "align")
 MANIFEST = "tandem-manifest.json"
@@ -99,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard-mib", type=int, default=512, help="pictures in one file, in MiB, each counted once (512)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of the stages' outputs (data)")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the params of that run (params.yaml)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
             FORMS[arguments.form],
             STAGES if arguments.stage == "all" else (arguments.stage,),
             arguments.shard_mib,
-            *_asking(arguments.params),
+            *_asking(arguments.data),
         )
     except (ValueError, OSError) as error:
         print(f"\nexport: {error}", file=sys.stderr)
@@ -121,15 +119,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _asking(path: Path) -> tuple[int, Suffixes]:
-    """How `render` asks: the seed of its draws, and its requests for the form of the answer."""
-    section = read_params(path).get("render", {})
-    seed, suffixes = section.get("seed"), section.get("suffixes")
-    if not isinstance(seed, int) or not isinstance(suffixes, dict):
-        raise ValueError(
-            f"{path} has no render.seed or no render.suffixes; name the params of the run that is to be written with --params"
-        )
-    return seed, suffixes
+def _asking(data: Path) -> tuple[int, Suffixes]:
+    """How `render` asked, as its certificate says: the seed of its draws, and its requests for the form of the answer."""
+    path = data / "render" / "certificate.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; `dvc repro render` makes it, and --data names the stages' folder")
+    asked = json.loads(path.read_text(encoding="utf-8"))["asked"]
+    return asked["seed"], asked["suffixes"]
 
 
 def export(

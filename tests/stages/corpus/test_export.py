@@ -20,7 +20,6 @@ from stages.corpus.ledger import Line
 from stages.ingest import Params, Source, ingest
 
 SEED = 5
-PARAMS = f"render:\n  seed: {SEED}\n  max_tokens: 60\n  suffixes: {{}}\n"
 
 
 def picture(colour):
@@ -51,7 +50,8 @@ class Corpus:
         (self.data / "ingest" / "s" / "source.json").write_text(json.dumps(about))
         tasks = {"colour": {"domain": "d", "kind": "short", "instructions": ["Which colour?", "Name the colour."]}}
         (self.data / "ingest" / "s" / "instructions.json").write_text(json.dumps(tasks))
-        (folder / "params.yaml").write_text(PARAMS)
+        (self.data / "render").mkdir()
+        (self.data / "render" / "certificate.json").write_text(json.dumps({"asked": {"seed": SEED, "suffixes": {}}}))
 
     def fill(self, rows, stage="train", ended=(), shard_rows=3):
         """`rows` ready for `stage`; those whose number is in `ended` were too long."""
@@ -334,10 +334,18 @@ def test_the_command_writes_and_says_what_it_wrote(corpus, capsys):
     assert capsys.readouterr().out == "train: 9 rows\n"
     assert pq.read_schema("out/train/00000.parquet").names[1] == "texts"
     assert export.run(parser.parse_args(["--to", "out", "--data", "nowhere"])) == 2
-    assert "there is no ledger" in capsys.readouterr().err
-    (corpus.data.parent / "params.yaml").write_text("render: {}\n")
-    assert export.run(parser.parse_args(["--to", "out"])) == 2
-    assert "no render.seed" in capsys.readouterr().err
+    assert "there is no nowhere/render/certificate.json" in capsys.readouterr().err
+
+
+def test_rows_are_asked_as_the_certified_run_asked_them(corpus):
+    rows = corpus.fill(HOSTILE)
+    certificate = corpus.data / "render" / "certificate.json"
+    certificate.write_text(json.dumps({"asked": {"seed": SEED, "suffixes": {rows[0].kind: ["In one word, please."]}}}))
+    parser = ArgumentParser()
+    export.add_arguments(parser)
+    assert export.run(parser.parse_args(["--to", "out", "--stage", "train"])) == 0
+    asked = pq.read_table("out/train/00000.parquet")["messages"].to_pylist()
+    assert any(messages[0]["content"].endswith("In one word, please.") for messages in asked)
 
 
 READ = """
