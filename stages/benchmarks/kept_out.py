@@ -57,7 +57,7 @@ def _official(name: str, folder: Path) -> list[Asked]:
 
 
 def _other(name: str, folder: Path) -> list[Asked]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.rglob("*") if _is_inside(path, folder) and not path.name.startswith("."))
     tables = [path for path in files if path.suffix.lower() in TABLES]
     items = [item for path in tables for item in _of_table(name, folder, path, len(tables) > 1)]
     shown = {item.image for item in items}
@@ -113,6 +113,11 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return str(given[0]) if given else None
 
 
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether `path` is a file of the folder, and no link that leads out of it."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
 def _picture(name: str, folder: Path, table: Path, given: str) -> tuple[str, Callable[[], bytes] | None]:
     """The name and the reader of a table's picture: a file beside it or below the folder, or base64."""
     if not given:
@@ -120,8 +125,8 @@ def _picture(name: str, folder: Path, table: Path, given: str) -> tuple[str, Cal
     relative = Path(given) if len(given) <= LONGEST_PATH and "\0" not in given else Path()
     for base in (table.parent, folder, folder / "images"):
         path = base / relative
-        # Names come with a benchmark's files: none may lead out of its folder.
-        if relative.name and not relative.is_absolute() and ".." not in relative.parts and path.is_file():
+        # Names and links come with a benchmark's files: none may lead out of its folder.
+        if relative.name and not relative.is_absolute() and ".." not in relative.parts and _is_inside(path, folder):
             return f"{name}/{path.relative_to(folder).as_posix()}", partial(path.read_bytes)
     encoded = given.partition(",")[2] if given.startswith("data:") else given
     try:

@@ -96,3 +96,12 @@ def test_a_benchmark_that_is_not_there_is_an_error_that_lists_those_that_are(tmp
     written(tmp_path, {"own/x.png": b"x"})
     with pytest.raises(ValueError, match=r"names mmvet, and .* holds no such folder; it holds own"):
         kept_out(tmp_path, ["mmvet", "own"])
+
+
+def test_a_link_that_leads_out_of_a_benchmarks_folder_is_not_followed(tmp_path):
+    written(tmp_path, {"secret.png": b"secret", "own/1.png": b"1", "asked/q.json": '[{"image": "2.png", "text": "Who?"}]'})
+    for name in ("own/2.png", "asked/2.png"):
+        (tmp_path / name).symlink_to(tmp_path / "secret.png")
+    assert told(kept_out(tmp_path, ["own"])) == [("own", "1.png", "", b"1")]
+    with pytest.raises(ValueError, match=r"the picture '2\.png' lies neither beside the table"):
+        kept_out(tmp_path, ["asked"])
