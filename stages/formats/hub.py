@@ -5,7 +5,7 @@ No code that came with a data set is run: the library has none that would.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,12 @@ def read_hub(id: str, revision: str, name: str | None, split: str) -> Iterator[A
         )
 
     def opened() -> Any:
-        from datasets import load_dataset
+        from datasets import load_dataset_builder
 
-        return load_dataset(id, name, split=split, revision=revision, streaming=True)
+        builder = load_dataset_builder(id, name, revision=revision)
+        files = [file for files in (builder.config.data_files or {}).values() for file in files]
+        check_files(map(str, files), revision)
+        return builder.as_streaming_dataset(split=split)
 
     shown = f"{id!r} (revision {revision}, configuration {name or 'of its own'}, split {split!r})"
     yield from _rows(
@@ -39,6 +42,17 @@ def read_hub(id: str, revision: str, name: str | None, split: str) -> Iterator[A
         "look whether the network and the name are right (params.yaml, ingest.sources), or download its files, and name them "
         "under `annotations`",
     )
+
+
+def check_files(files: Iterable[str], revision: str) -> None:
+    """Refuse a data set whose card names files that are not of its own pinned commit: of this disk, or of any address.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    for file in files:
+        if not file.startswith("hf://datasets/") or f"@{revision}/" not in file or ".." in file.split("/"):
+            raise ValueError(f"it names {file!r} as a file of its rows, which is not of the commit {revision}")
 
 
 def read_saved(path: Path) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from stages.corpus import example, ledger
 from stages.corpus.images import read_images
+from stages.formats import hub as of_the_hub
 from stages.formats import reading
 from stages.ingest import Hub, Params, Source, ingest
 
@@ -341,10 +342,9 @@ def test_rows_of_the_hub_are_read_by_the_sources_format_and_say_where_they_stand
     (tmp_path / "there").mkdir()
     rows = [{**talk(None, "<image>\nWhat is it?"), "images": [{"bytes": png("red"), "path": "gone.png"}]}, {"id": "y"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "there" / "rows.parquet")
-    real = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda id, name, **given: real(str(tmp_path / "there"), split=given["split"], streaming=True)
-    )
+    real = datasets.load_dataset_builder
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda id, name, **given: real(str(tmp_path / "there")))
+    monkeypatch.setattr(of_the_hub, "check_files", lambda files, revision: None)
     examples, lines, pictures = ingested(tmp_path, [], annotations=None, images=None, hub=hub())
     assert [(line.reason, line.file) for line in lines] == [
         ("", "them/theirs@0123456789012345678901234567890123456789/train"),

@@ -2,6 +2,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
+from stages.formats import hub as of_the_hub
 from stages.formats.annotations import read_rows
 from stages.formats.hub import read_hub
 
@@ -62,15 +63,16 @@ def test_the_hubs_rows_are_streamed_from_the_pinned_commit(tmp_path, dataset, pn
     (tmp_path / "repository").mkdir()
     dataset.to_parquet(tmp_path / "repository" / "train-00000.parquet")
     asked = []
-    real = datasets.load_dataset
+    real = datasets.load_dataset_builder
+    monkeypatch.setattr(of_the_hub, "check_files", lambda files, revision: None)
 
     def load(id, name, **given):
         asked.append((id, name, given))
         return real(str(tmp_path / "repository"), **{**given, "revision": None}, cache_dir=str(tmp_path / "cache"))
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     assert are_whole(list(read_hub("them/theirs", PINNED, None, "train")), png)
-    assert asked == [("them/theirs", None, {"split": "train", "revision": PINNED, "streaming": True})]
+    assert asked == [("them/theirs", None, {"revision": PINNED})]
     with pytest.raises(ValueError, match=r"'them/theirs' \(revision 0123.*, split 'gone'\) cannot be read: .*split"):
         list(read_hub("them/theirs", PINNED, None, "gone"))
 
@@ -79,7 +81,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(monkeypatch):
     def load(*_, **__):
         raise ConnectionError("Couldn't reach 'them/theirs' on the Hub")
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     with pytest.raises(ValueError, match=r"cannot be read: ConnectionError: Couldn't reach .*; look whether the network"):
         list(read_hub("them/theirs", PINNED, None, "train"))
 
@@ -104,3 +106,18 @@ def test_a_folder_that_is_called_like_the_hubs_data_set_is_not_read_for_it(tmp_p
     (tmp_path / "them" / "theirs").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"'them/theirs' is to come from the hub, but .* is there too"):
         list(read_hub("them/theirs", PINNED, None, "train"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/home/me/secret.json",
+        "http://127.0.0.1/rows.json",
+        f"hf://datasets/them/theirs@{'f' * 40}/rows.parquet",
+        f"hf://datasets/them/theirs@{PINNED}/../../others/rows.parquet",
+    ],
+)
+def test_files_that_are_not_of_the_pinned_commit_are_not_read(file):
+    of_the_hub.check_files([f"hf://datasets/them/theirs@{PINNED}/data/rows.parquet"], PINNED)
+    with pytest.raises(ValueError, match="which is not of the commit"):
+        of_the_hub.check_files([file], PINNED)
