@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.corpus.example import IMAGE, Turn
 from stages.formats.draft import UnreadableError
-from stages.formats.pictures import MAX_BYTES
+from stages.formats.pictures import MAX_BYTES, confined
 
 Picture = str | bytes
 """A picture's name, to be looked up in the source, or the picture itself."""
@@ -40,7 +40,7 @@ def picture(value: Any, where: str) -> Picture:
         if not isinstance(value, wanted):
             raise UnreadableError(f"wrong_type: {where} is {type(value).__name__}, wanted {wanted.__name__}")
     if isinstance(value, bytes):
-        return _confined(value, where)
+        return confined(value, where)
     if isinstance(value, str):
         return _of_data_url(value, where) if value[:5].lower() == "data:" else value
     raise UnreadableError(f"wrong_type: {where} holds {type(value).__name__}, wanted str")
@@ -57,15 +57,7 @@ def _of_data_url(url: str, where: str) -> bytes:
         content = base64.b64decode("".join(body.split()), validate=True)
     except ValueError as error:
         raise UnreadableError(f"broken_data_url: {where}: {error}") from error
-    return _confined(content, where)
-
-
-def _confined(content: bytes, where: str) -> bytes:
-    if not content:
-        raise UnreadableError(f"empty_image: {where}")
-    if len(content) > MAX_BYTES:
-        raise UnreadableError(f"image_too_large: {where} has more than {MAX_BYTES // 2**20} MiB")
-    return content
+    return confined(content, where)
 
 
 def marked(turns: Sequence[Turn], pictures: int) -> tuple[Turn, ...]:

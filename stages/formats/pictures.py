@@ -66,7 +66,7 @@ class FolderPictures(Pictures):
 
     def read(self, name: str) -> bytes:
         """As `Pictures.read`."""
-        return _confined(self._content(self._find(name), name), name)
+        return confined(self._content(self._find(name), name), name)
 
     def stamp(self, name: str) -> str | None:
         """As `Pictures.stamp`."""
@@ -199,7 +199,7 @@ class PackedPictures(Pictures):
         path = self.paths[number]
         _inside(path)
         archive, own = self._lies(number)
-        return _confined(self.archives[archive].read(own, path, name, MAX_BYTES + 1), name)
+        return confined(self.archives[archive].read(own, path, name, MAX_BYTES + 1), name)
 
     def stamp(self, name: str) -> str | None:
         """As `Pictures.stamp`."""
@@ -300,7 +300,8 @@ def _only(paths: Sequence[str], name: str) -> str:
     return paths[0]
 
 
-def _confined(content: bytes, name: str) -> bytes:
+def confined(content: bytes, name: str) -> bytes:
+    """`content` itself, unless it is empty or larger than any picture; `name` is what its row calls it."""
     if not content:
         raise UnreadableError(f"empty_image: {name}")
     if len(content) > MAX_BYTES:
