@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from stages.corpus.example import Turn
 from stages.formats import embedded as module
+from stages.formats import pictures
 from stages.formats.draft import UnreadableError
 from stages.formats.embedded import marked, pictures_in
 
@@ -68,7 +69,8 @@ def test_a_letter_that_base64_does_not_have_is_never_passed_over(letter):
 
 
 def test_too_large_a_picture_is_refused_and_too_large_a_url_not_even_decoded(monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", 2**20)
+    for one in (module, pictures):
+        monkeypatch.setattr(one, "MAX_BYTES", 2**20)
     assert refusal(bytes(2**20 + 1)) == "image_too_large: image has more than 1 MiB"
     assert refusal(url(bytes(2**20 + 1))) == "image_too_large: image has more than 1 MiB"
     assert pictures_in({"image": url(bytes(2**20))}, "image") == (bytes(2**20),)
