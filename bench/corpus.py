@@ -108,7 +108,11 @@ def main() -> None:
     path = ROOT / "bench" / "results" / "corpus.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in asked.shapes:
-        figures[name] = {"machine": machine.describe(), **asdict(measured(SHAPES[name], asked.folder / name))}
+        figures[name] = {
+            "commit": machine.commit(),
+            "machine": machine.describe(),
+            **asdict(measured(SHAPES[name], asked.folder / name)),
+        }
         show(name, figures[name])
         if not asked.keep:
             shutil.rmtree(asked.folder / name)

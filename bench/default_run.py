@@ -64,7 +64,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.folder.resolve()
     python = str(folder / ".venv" / "bin" / "python")
-    commit = revision(folder)
+    commit = machine.commit(folder)
 
     setup = timed(["make", "setup"], folder) if asked.setup else None
     if not Path(python).exists():
@@ -130,12 +130,6 @@ def said_by(command: list[str], folder: Path) -> str:
     """What `command` prints in `folder`."""
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def revision(folder: Path) -> str:
-    """The commit that is measured, and whether tracked files differ from it."""
-    changed = said_by(["git", "status", "--porcelain", "--untracked-files=no"], folder)
-    return said_by(["git", "rev-parse", "--short=12", "HEAD"], folder) + (" and changes" if changed else "")
 
 
 def read(path: Path) -> Any:

@@ -6,6 +6,7 @@
 import json
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def describe() -> dict[str, str | int | float]:
         # Of the last minute. Much above 0 before a measurement: something else ran too, and the seconds are not to be trusted.
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def commit(folder: Path = RESULTS.parent) -> str:
+    """The commit checked out in `folder`, and whether tracked files differ from it."""
+    git = ["git", "-C", str(folder)]
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    at = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout
+    return at.strip() + (" and changes" if changed.strip() else "")
 
 
 def write(name: str, figures: dict[str, Any]) -> Path:

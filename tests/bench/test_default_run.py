@@ -106,6 +106,7 @@ def test_a_result_holds_no_path_of_the_clone(tmp_path, monkeypatch, capsys):
     (data / "register/verdict.json").write_text(json.dumps({"promoted": False, "name": "n", "conditions": []}))
     monkeypatch.setattr(default_run, "timed", lambda command, folder: Run(1.0))
     monkeypatch.setattr(default_run, "said_by", lambda command, folder: "{}")
+    monkeypatch.setattr(default_run.machine, "commit", lambda folder: "0123")
     monkeypatch.setattr(default_run, "ledger_counts", lambda data: {})
     monkeypatch.setattr(sys, "argv", ["default_run.py", str(tmp_path)])
     written = []
