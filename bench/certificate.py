@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows in each round (4000)")
     asked = parser.parse_args()
     figures: dict[str, Any] = {
+        "commit": machine.commit(),
         "machine": machine.describe(),
         "command": f"python bench/certificate.py {asked.rounds} --rows {asked.rows}",
         "rows": asked.rows,

@@ -500,6 +500,7 @@ def main() -> None:
     path = machine.RESULTS / "contamination.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     figures: dict[str, Any] = {
+        "commit": machine.commit(),
         "machine": machine.describe(),
         "command": "python bench/contamination.py --scale",
         "params": PARAMS.model_dump(exclude={"folder", "benchmarks"}),

@@ -70,6 +70,7 @@ def main() -> None:
             "pillow_sha256_imagehash": pillow_sha256_imagehash,
         }
         figures = {
+            "commit": machine.commit(),
             "machine": described,
             "command": f"python bench/pictures.py {asked.rounds} --pictures {asked.pictures} --threads {asked.threads}",
             "pictures": asked.pictures,

@@ -89,6 +89,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     material = rendered(asked.pictures) if RENDERED.exists() and BASE.exists() else generated(asked.pictures, tiny_of_params())
     figures = {
+        "commit": machine.commit(),
         "machine": described,
         "command": f"python bench/trees.py {asked.pairs} --pictures {asked.pictures} --threads {asked.threads}",
         "examples_from": material.origin,

@@ -18,8 +18,7 @@ def test_a_drawn_picture_is_whole_and_as_large_as_said():
 
 
 @pytest.mark.parametrize("kind", plain.DAMAGE)
-def test_each_kind_of_damage_changes_its_row_or_its_picture(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(plain, "ROWS", 4)
+def test_each_kind_of_damage_changes_its_row_or_its_picture(kind, tmp_path):
     (tmp_path / "0.jpg").write_bytes(plain.picture(0))
     turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
     rows = [{"id": str(number), "image": "0.jpg", "conversations": json.loads(json.dumps(turns))} for number in range(4)]
