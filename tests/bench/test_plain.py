@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bench import plain
+from stages.corpus.decoding import MAX_SIDE, look
 
 
 def test_a_drawn_picture_is_whole_and_as_large_as_said():
@@ -14,7 +15,7 @@ def test_a_drawn_picture_is_whole_and_as_large_as_said():
     with Image.open(io.BytesIO(content)) as shown:
         assert shown.size == (640, 480)
         shown.load()
-    assert 50_000 < len(content) < 120_000
+    assert 75_000 < len(content) < 85_000
 
 
 @pytest.mark.parametrize("kind", plain.DAMAGE)
@@ -29,6 +30,8 @@ def test_each_kind_of_damage_changes_its_row_or_its_picture(kind, tmp_path):
     assert json.dumps(rows[3]) != before or kind == "seen before"
     if kind == "seen before":
         assert {**rows[3], "id": ""} == {**rows[1], "id": ""}
+    if kind == "zeroed":
+        assert look((tmp_path / rows[3]["image"]).read_bytes(), MAX_SIDE).whole is False
     if kind in ("cut off", "html"):
         with pytest.raises(OSError, match=r"truncated|cannot identify"), Image.open(tmp_path / rows[3]["image"]) as shown:
             shown.load()
