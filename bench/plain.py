@@ -161,10 +161,10 @@ def damage(kind: str, rows: list[dict[str, Any]], number: int, images: Path) -> 
 
 
 def picture(number: int) -> bytes:
-    """A JPEG of 640 x 480 pixels and some 80 KB, as COCO's have them: soft noise with a little grain.
+    """A JPEG of 640 x 480 pixels and some 80 KB: soft noise with a little grain.
 
-    More grain would hide what is zeroed. By the standard's tables, zeros read as a block of 16 x 16 pixels every 97 bytes; where
-    that is what such a block has, at 113 KB, as many blocks are read as were lost, and no decoder can tell.
+    More grain would hide what is zeroed. By the standard's tables zeros read as 16 x 16 pixels in every 97 bytes; in a file of
+    113 KB such a piece has as many, so that as much is read as was lost, and libjpeg remarks nothing.
     """
     noise = np.random.default_rng([SEED, number])
     small = Image.fromarray(noise.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
