@@ -22,8 +22,8 @@ from pydantic import AfterValidator, PositiveInt
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, KINDS
-from stages.corpus.images import stores
 from stages.corpus.instructions import Instructions, conversation, draw, read_instructions
+from stages.corpus.stores import read_looks, stores
 from stages.pages.certificate import A_TASK, REFUSED_SHOWN, Proof, write_certificate
 from stages.pages.masks import spelling
 from stages.running import command
@@ -187,10 +187,7 @@ class Sizes:
     """Width and height of every stored picture, from the looks that were kept with them; no picture is opened."""
 
     def __init__(self, ingested: Path) -> None:
-        columns = ["sha256", *SIZES]
-        files = [shard for store in stores(ingested) for shard in shards.of(store / "images")]
-        empty = pa.table({"sha256": pa.array([], pa.string()), **{name: pa.array([], pa.int32()) for name in SIZES}})
-        self.looks = pa.concat_tables([empty, *(pq.read_table(file, columns=columns) for file in files)]).combine_chunks()
+        self.looks = read_looks(stores(ingested), ["sha256", *SIZES])
         self.ingested = ingested
 
     def beside(self, rows: pa.Table) -> pa.Table:

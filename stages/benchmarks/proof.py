@@ -17,7 +17,7 @@ import pandas as pd
 
 from stages.benchmarks.benchmark import SHORT_KINDS, read_jsonl
 from stages.benchmarks.gate import Condition
-from stages.corpus.images import read_images, stores
+from stages.corpus.stores import read_images, stores
 
 PROGRAM = """
 import importlib.util, json, sys

@@ -32,8 +32,8 @@ import pyarrow.parquet as pq
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, Example, Turn
-from stages.corpus.images import stores
 from stages.corpus.instructions import Instructions, Suffixes, conversation, read_instructions
+from stages.corpus.stores import shards_of, stores
 from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest
@@ -190,7 +190,7 @@ class Album:
         """A file, and a group of rows in it."""
         firsts, sizes = [0], []
         digests = []
-        for shard in (shard for store in stores(ingested) for shard in shards.of(store / "images")):
+        for shard in shards_of(stores(ingested)):
             with pq.ParquetFile(shard) as file:
                 column = file.schema_arrow.get_field_index("bytes")
                 for number in range(file.metadata.num_row_groups):
