@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from stages.corpus.keywords import HAN, Endpoint, by_endpoint, by_rules, forms, normal
-from stages.corpus.text import NO, UNSURE, YES
+from stages.corpus.keywords import Endpoint, by_endpoint, by_rules, forms, normal
+from stages.corpus.text import HAN, agrees, denies
 from stages.running.section import Section
 
 
@@ -178,8 +178,7 @@ def _lean(turns: pa.StructArray, of_row: pa.Array, rows: int) -> pl.Series:
     answers = pc.equal(turns.field("role"), "assistant")
     text, owner = turns.field("text").filter(answers), of_row.filter(answers).to_numpy()
     said = pl.Series(text, dtype=pl.String)
-    sure = ~said.str.contains(UNSURE)
-    yes, no = (np.bincount(owner[(said.str.contains(how) & sure).to_numpy()], minlength=rows) for how in (YES, NO))
+    yes, no = (np.bincount(owner[how(said).to_numpy()], minlength=rows) for how in (agrees, denies))
     return pl.Series((yes - no).astype(np.int32))
 
 

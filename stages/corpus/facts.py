@@ -10,14 +10,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.corpus.boxes import NUMBER
+from stages.corpus import boxes
 from stages.corpus.example import IMAGE, KINDS, ORIGINS
-from stages.corpus.text import CONTROL, LETTER, LETTERED, NO, OPTIONS, SPECIAL, UNSURE, VISIBLE, WORD, YES
+from stages.corpus.text import CONTROL, LETTER, LETTERED, OPTIONS, SPECIAL, VISIBLE, WORD, agrees, denies
 
 UNDECLARED = "undeclared"
 """Stands for the licence or the language of what says none, where params list those that are allowed."""
-BRACKETS = r"\[[^\[\]]*\d[^\[\]]*\]"
-BOX = r"^\[" + ",".join([NUMBER] * 4) + r"\]$"
+BOX = rf"^\[{boxes.BOX.pattern}\]$"
 
 TEXT = pl.col("text")
 OF_USER, OF_ASSISTANT = pl.col("role") == "user", pl.col("role") == "assistant"
@@ -124,10 +123,7 @@ def _first_answers(turns: pl.DataFrame, kind: str) -> pl.DataFrame:
 def _judgements(turns: pl.DataFrame) -> pl.DataFrame:
     """Whether a judgement's first answer agrees (`says_yes`), and whether it does neither that nor deny."""
     answer = pl.col("answer")
-    sure = ~answer.str.contains(UNSURE)
-    told = _first_answers(turns, "judgement").select(
-        "number", yes=answer.str.contains(YES) & sure, no=answer.str.contains(NO) & sure
-    )
+    told = _first_answers(turns, "judgement").select("number", yes=agrees(answer), no=denies(answer))
     return told.select(
         "number",
         unclear_judgements=~(pl.col("yes") | pl.col("no")),
@@ -184,7 +180,7 @@ def _boxes(turns: pl.DataFrame) -> pl.DataFrame:
         .group_by("number", maintain_order=True)
         .agg(TEXT)
         # As one text, because a bracket opened in one turn may be closed in the next.
-        .select("number", found=TEXT.list.join("\n").str.extract_all(BRACKETS))
+        .select("number", found=TEXT.list.join("\n").str.extract_all(boxes.BRACKETS.pattern))
         .explode("found", empty_as_null=False)
         .with_columns(pl.col("found").str.extract(BOX, place).alias(side) for place, side in enumerate(sides, start=1))
         .with_columns(pl.col(sides).str.strip_prefix("+").cast(pl.Float64, strict=False))

@@ -18,11 +18,12 @@ from typing import Any, Self
 
 from pydantic import PositiveInt, model_validator
 
+from stages.corpus.text import HAN
 from stages.running.memo import digest
 from stages.running.section import Section
 
-HAN = re.compile(r"[\u3400-\u9fff]")
-WORDS = re.compile(r"[^\W_]+")
+WORD = re.compile(r"[^\W_]+")
+"""Letters and digits alone, for a keyword has neither point nor sign."""
 LONGEST = 4
 """Words in a keyword, at most."""
 
@@ -41,7 +42,7 @@ FUNCTION_WORDS = frozenset(WITHOUT_CONCEPT.split())
 
 def words(text: str) -> list[str]:
     """The words of `text`, in lower case."""
-    return WORDS.findall(text.lower())
+    return WORD.findall(text.lower())
 
 
 def normal(keyword: str) -> str:
