@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from stages.corpus.keywords import Endpoint, by_endpoint, by_rules, forms, normal
+from stages.corpus.keywords import by_endpoint, by_rules, forms, normal
 from stages.corpus.text import HAN, agrees, denies
+from stages.running.endpoint import Endpoint
 from stages.running.section import Section
 
 
