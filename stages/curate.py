@@ -31,7 +31,7 @@ from stages.corpus.contamination import Contamination
 from stages.corpus.coreset import Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import KINDS
 from stages.corpus.marks import Marks, Names, Numbers, gathered, looking
-from stages.corpus.stores import read_looks, stores
+from stages.corpus.pictures import read_looks, stores
 from stages.corpus.twins import Twins, no_twins, twins
 from stages.running import command
 from stages.running.command import WORK, Out

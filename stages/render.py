@@ -23,7 +23,7 @@ from pydantic import AfterValidator, PositiveInt
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, KINDS
 from stages.corpus.instructions import Instructions, conversation, draw, read_instructions
-from stages.corpus.stores import read_looks, stores
+from stages.corpus.pictures import read_looks, stores
 from stages.pages.certificate import A_TASK, REFUSED_SHOWN, Proof, write_certificate
 from stages.pages.masks import spelling
 from stages.running import command

@@ -19,7 +19,7 @@ from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import Figure, Floats, mean_of, mean_over_groups, ratio
 from stages.corpus import example
 from stages.corpus.example import IMAGE, KINDS, RIGHT_OR_WRONG
-from stages.corpus.stores import read_images, stores
+from stages.corpus.pictures import read_images, stores
 
 NAME = "held_out"
 HEADLINE = "macro"

@@ -18,7 +18,7 @@ import pandas as pd
 from stages.benchmarks.benchmark import read_jsonl
 from stages.benchmarks.gate import Condition
 from stages.corpus.example import RIGHT_OR_WRONG
-from stages.corpus.stores import read_images, stores
+from stages.corpus.pictures import read_images, stores
 
 PROGRAM = """
 import importlib.util, json, sys

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from stages.corpus import ledger, shards
 from stages.corpus.ledger import CHAIN, ON, STATES, TUNING
-from stages.corpus.stores import read_rows
+from stages.corpus.pictures import read_rows
 
 WIDTH = 100
 """Columns of what is printed."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from stages.corpus import hamming, likeness, ngrams
-from stages.corpus.stores import places, read_rows, shards_of
+from stages.corpus.pictures import places, read_rows, shards_of
 from stages.running.memo import Memo
 from stages.running.section import Section
 from stages.running.workers import mapped

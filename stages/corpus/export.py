@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, Example, Turn
 from stages.corpus.instructions import Instructions, Suffixes, conversation, read_instructions
-from stages.corpus.stores import shards_of, stores
+from stages.corpus.pictures import shards_of, stores
 from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest

@@ -16,7 +16,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.facts import declared, facts_of_pictures, facts_of_texts, hashed, refused, repeated
-from stages.corpus.stores import read_looks
+from stages.corpus.pictures import read_looks
 from stages.corpus.suite import Findings, merged, run_suite
 from stages.corpus.tally import tally, together
 from stages.running.memo import Memo, digest

@@ -24,7 +24,7 @@ from PIL import Image
 from stages.corpus.decoding import FORMATS
 from stages.corpus.hamming import Hashes, pairs
 from stages.corpus.marks import Numbers
-from stages.corpus.stores import places, read_looks, read_rows, shards_of
+from stages.corpus.pictures import places, read_looks, read_rows, shards_of
 from stages.running.memo import Memo
 from stages.running.workers import mapped
 

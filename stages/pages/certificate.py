@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from stages.corpus.stores import read_images
+from stages.corpus.pictures import read_images
 from stages.pages.masks import Shown, shown
 from stages.pages.page import write_page
 from stages.pages.pictures import Picture, as_jpeg

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from stages.corpus.drift import FIGURES, Drift, Part
 from stages.corpus.example import Example
-from stages.corpus.stores import read_rows, shards_of
+from stages.corpus.pictures import read_rows, shards_of
 from stages.pages.drawing import whisker
 from stages.pages.page import write_page
 from stages.pages.pictures import picture

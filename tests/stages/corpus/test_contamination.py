@@ -13,7 +13,7 @@ from stages.corpus import contamination, example, likeness
 from stages.corpus.contamination import Asked, Contamination, evidence, items_of, marks, reasons, strongest
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
-from stages.corpus.stores import read_looks
+from stages.corpus.pictures import read_looks
 from tests.stages.corpus.test_likeness import drawing, lettered
 
 SPECIFIC = "Which of the two lanterns beside the old mill went out before the storm began?"

@@ -17,7 +17,7 @@ from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
 from stages.corpus.instructions import conversation, read_instructions
 from stages.corpus.ledger import Line
-from stages.corpus.stores import read_images
+from stages.corpus.pictures import read_images
 from stages.ingest import Params, Source, ingest
 
 SEED = 5

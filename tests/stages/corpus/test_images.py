@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from stages.corpus.images import AHEAD, BLOCK, ImageWriter
-from stages.corpus.stores import read_images, stores
+from stages.corpus.pictures import read_images, stores
 from stages.running.compute import Compute
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from stages.corpus import images as module
 from stages.corpus.images import ImageWriter
 from stages.corpus.kept import Kept
-from stages.corpus.stores import read_images
+from stages.corpus.pictures import read_images
 
 MISSING = KeyError
 

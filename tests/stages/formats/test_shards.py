@@ -5,7 +5,7 @@ import tarfile
 import pytest
 
 from stages.corpus import example, ledger
-from stages.corpus.stores import read_images
+from stages.corpus.pictures import read_images
 from stages.formats import shards as module
 from stages.formats.draft import UnreadableError
 from stages.formats.shards import read_samples

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus.images import ImageWriter
-from stages.corpus.stores import places, read_images, read_looks, read_rows, shards_of, stores
+from stages.corpus.pictures import places, read_images, read_looks, read_rows, shards_of, stores
 
 LOOKS = ["sha256", "width", "height", "whole", "phash"]
 

@@ -1,4 +1,4 @@
-"""The image stores as they are read: which there are, what looks at their pictures found, where pictures lie, and their bytes.
+"""Stored pictures, read: which stores there are, what looks at their pictures found, where each lies, and its bytes.
 
 `ImageWriter` writes them. Two others open shards themselves: `Kept`, because the shards of earlier runs lie in no store, and
 the export's `Album`, which reads by place and not by sha256, in an order in which it comes back to the same groups of rows.
