@@ -1,7 +1,7 @@
 """A part of many rows that covers what benchmarks test: as diverse as can be, with as many Yes as No.
 
 After SVIT's selection: concepts that stand for a benchmark's dimensions (keywords), the conversations that hold most of them,
-and then a balance of Yes and No. `marks` looks at a shard's rows once and keeps of each what the choice needs, some tens of
+and then a balance of Yes and No. `Marker` looks at a shard's rows once and keeps of each what the choice needs, some tens of
 bytes; `coreset` chooses over all of them.
 
 Every method puts the rows into one order, which does not depend on how many are wanted, and keeps its beginning: a smaller
@@ -85,7 +85,7 @@ def with_keywords(params: Coreset, questions: Mapping[str, Sequence[str]], work:
 
 @dataclass(frozen=True, slots=True)
 class Concepts:
-    """Keywords as numbers: the place of a keyword here is its bit in `marks`."""
+    """Keywords as numbers: the place of a keyword here is its bit in what `Marker` gives."""
 
     names: tuple[str, ...]
     """In normal form, each once."""

@@ -29,29 +29,7 @@ def facts_of_texts(rows: pa.Table, placeholders: Sequence[str]) -> pl.DataFrame:
     say nothing, such as "the message is empty"; case and what stands between words do not matter.
     """
     turns = _turns(rows)
-    told = (
-        turns.lazy()
-        .group_by("number")
-        .agg(
-            unknown_roles=(~(OF_USER | OF_ASSISTANT)).sum(),
-            first_not_user=(~OF_USER).first(),
-            not_in_turns=pl.col("follows_its_like").sum(),
-            last_not_assistant=(~OF_ASSISTANT).last(),
-            empty_answers=(OF_ASSISTANT & pl.col("empty")).sum(),
-            empty_questions=(OF_USER & pl.col("empty") & ~pl.col("gets_instruction")).sum(),
-            placeholder_answers=(OF_ASSISTANT & _folded(TEXT).is_in([_plain(phrase) for phrase in placeholders])).sum(),
-            longest_answer_words=pl.col("words").filter(OF_ASSISTANT).max(),
-            longest_answer_characters=pl.col("characters").filter(OF_ASSISTANT).max(),
-            longest_question_characters=pl.col("characters").filter(OF_USER).max(),
-            control_characters=TEXT.str.contains(CONTROL).sum(),
-            special_tokens=TEXT.str.contains(SPECIAL).sum(),
-            marks=pl.col("marks").filter(OF_USER).sum(),
-            marks_in_answers=pl.col("marks").filter(OF_ASSISTANT).sum(),
-            answer_words=pl.col("words").filter(OF_ASSISTANT).sum(),
-            words=pl.col("words").sum(),
-        )
-        .collect()
-    )
+    told = _conversations(turns, placeholders)
     table = pl.DataFrame(
         {
             "number": pl.int_range(len(rows), dtype=pl.Int64, eager=True),
@@ -111,6 +89,33 @@ def _turns(rows: pa.Table) -> pl.DataFrame:
             characters=TEXT.str.len_chars(),
             marks=TEXT.str.count_matches(IMAGE, literal=True),
         )
+    )
+
+
+def _conversations(turns: pl.DataFrame, placeholders: Sequence[str]) -> pl.DataFrame:
+    """What is counted of every row that has turns, whatever its kind."""
+    return (
+        turns.lazy()
+        .group_by("number")
+        .agg(
+            unknown_roles=(~(OF_USER | OF_ASSISTANT)).sum(),
+            first_not_user=(~OF_USER).first(),
+            not_in_turns=pl.col("follows_its_like").sum(),
+            last_not_assistant=(~OF_ASSISTANT).last(),
+            empty_answers=(OF_ASSISTANT & pl.col("empty")).sum(),
+            empty_questions=(OF_USER & pl.col("empty") & ~pl.col("gets_instruction")).sum(),
+            placeholder_answers=(OF_ASSISTANT & _folded(TEXT).is_in([_plain(phrase) for phrase in placeholders])).sum(),
+            longest_answer_words=pl.col("words").filter(OF_ASSISTANT).max(),
+            longest_answer_characters=pl.col("characters").filter(OF_ASSISTANT).max(),
+            longest_question_characters=pl.col("characters").filter(OF_USER).max(),
+            control_characters=TEXT.str.contains(CONTROL).sum(),
+            special_tokens=TEXT.str.contains(SPECIAL).sum(),
+            marks=pl.col("marks").filter(OF_USER).sum(),
+            marks_in_answers=pl.col("marks").filter(OF_ASSISTANT).sum(),
+            answer_words=pl.col("words").filter(OF_ASSISTANT).sum(),
+            words=pl.col("words").sum(),
+        )
+        .collect()
     )
 
 

@@ -1,6 +1,6 @@
-"""What texts of a conversation may and may not hold, as patterns for Polars, whose regular expressions never look around.
+"""What texts of a conversation may and may not hold, and how answers begin: patterns for Polars, which never look around.
 
-Python's reads those alike that name no class of Unicode (`\\p{…}`).
+Python reads those alike that name no class of Unicode (`\\p{…}`).
 """
 
 import re

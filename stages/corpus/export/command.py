@@ -66,7 +66,7 @@ def export(
     """Write the rows that are ready for `stages`, and give how many there are of each stage.
 
     A local folder appears whole or not at all; on another store the manifest comes last. Memory holds some tens of bytes of
-    each row and picture, the conversations of `ROWS_SORTED` rows and the pictures of some groups of rows.
+    each row and picture, the conversations of `order.ROWS_SORTED` rows and the pictures of some groups of rows.
 
     Raises:
         ValueError: the outputs in `data` are not of one run, or something else lies at `to`.
