@@ -78,11 +78,12 @@ def read_rows(files: Sequence[Path], columns: Sequence[str], wanted: Set[str] | 
                 met = [digest not in seen and (wanted is None or digest in wanted) for digest in here]
                 if any(met):
                     seen.update(digest for digest, is_met in zip(here, met, strict=True) if is_met)
-                    yield file.read_row_group(group, columns=list(columns)).filter(pa.array(met))
+                    rows = file.read_row_group(group, columns=list(columns))
+                    yield rows if all(met) else rows.filter(pa.array(met))
 
 
 def read_images(folders: Sequence[Path], wanted: Set[str] | None = None) -> Iterator[tuple[str, bytes]]:
     """(sha256, bytes) of each image of the stores in `folders` once, of `wanted` only if given; in the stores' order."""
     for rows in read_rows(shards_of(folders), ["sha256", "bytes"], wanted):
-        for digest, content in zip(rows["sha256"], rows["bytes"], strict=True):
-            yield digest.as_py(), content.as_py()
+        for digest, content in zip(rows["sha256"].to_pylist(), rows["bytes"], strict=True):
+            yield digest, content.as_py()
