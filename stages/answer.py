@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import PositiveInt, field_validator
 
 from stages.benchmarks import BENCHMARKS, held_out
-from stages.benchmarks.benchmark import ASKED, SHORT_KINDS, Item, Scored
+from stages.benchmarks.benchmark import ASKED, Item, Scored
+from stages.corpus.example import RIGHT_OR_WRONG
 from stages.models.asking import How, ask
 from stages.models.question import Question
 from stages.running import command
@@ -64,7 +65,7 @@ def _question(item: Item, params: Params) -> Question:
     return Question(
         image=item.picture() if item.picture else None,
         text=item.text,
-        max_new_tokens=params.short_tokens if item.kind in SHORT_KINDS else params.long_tokens,
+        max_new_tokens=params.short_tokens if item.kind in RIGHT_OR_WRONG else params.long_tokens,
     )
 
 

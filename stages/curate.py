@@ -30,8 +30,8 @@ from stages.corpus import contamination, draws, duplicates, example, ledger, sha
 from stages.corpus.contamination import Contamination
 from stages.corpus.coreset import Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import KINDS
-from stages.corpus.images import looks_table, stores
 from stages.corpus.marks import Marks, Names, Numbers, gathered, looking
+from stages.corpus.pictures import read_looks, stores
 from stages.corpus.twins import Twins, no_twins, twins
 from stages.running import command
 from stages.running.command import WORK, Out
@@ -297,7 +297,7 @@ def drop_contaminated(
         {"source": known.gather(marks.source.of[showing]), "row": marks.row[showing], "picture": marks.pictures}
     )
     looks = pl.DataFrame({"picture": np.arange(len(marks.sha256)), "sha256": pl.Series(marks.sha256, dtype=pl.String)}).join(
-        pl.DataFrame(looks_table(stores(ingested))).select("sha256", "phash"), on="sha256", how="left", maintain_order="left"
+        pl.DataFrame(read_looks(stores(ingested), ["sha256", "phash"])), on="sha256", how="left", maintain_order="left"
     )
     marked = read_questions(params.contamination, items, paths, names)
     found = contamination.evidence(rows, shown, marked, looks, items, stores(ingested), params.contamination)

@@ -22,8 +22,9 @@ from pydantic import AfterValidator, PositiveInt
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.example import IMAGE, KINDS
-from stages.corpus.images import stores
 from stages.corpus.instructions import Instructions, conversation, draw, read_instructions
+from stages.corpus.ledger import TUNING
+from stages.corpus.pictures import read_looks, stores
 from stages.pages.certificate import A_TASK, REFUSED_SHOWN, Proof, write_certificate
 from stages.pages.masks import spelling
 from stages.running import command
@@ -37,7 +38,6 @@ from stages.trees import tree
 from stages.trees.certificate import CHECKS, check_clock, check_end, proofs
 from stages.trees.chat import Chat, Tokens, Unproved
 
-TUNED = ("connect", "train", "align")
 GROUPS = 64
 """Parts of a shard by the first bits of the pictures' digest; pictures of one part are planted together."""
 ROWS_A_SHARD = 65_536
@@ -119,7 +119,7 @@ def prove(
     found: dict[Shard, Path | None] = {}
     keys: dict[Shard, list[object]] = {}
     last: dict[Shard, list[object]] = {}
-    for stage in TUNED:
+    for stage in TUNING:
         for shard in shards.of(curated / stage):
             table = sizes.beside(pq.read_table(shard, columns=["source", "images"]))
             sources = set(table["source"].unique().to_pylist())
@@ -143,7 +143,7 @@ def prove(
             found[one] = made = memo.keep(partial(write_proved, rows=rows.take(by_pictures(rows))), *keys[one])
             if not doubted:
                 memo.keep(partial(put, made), *last[one])
-    return {stage: [path for (of, _), path in found.items() if of == stage and path is not None] for stage in TUNED}
+    return {stage: [path for (of, _), path in found.items() if of == stage and path is not None] for stage in TUNING}
 
 
 def unproved(
@@ -187,10 +187,7 @@ class Sizes:
     """Width and height of every stored picture, from the looks that were kept with them; no picture is opened."""
 
     def __init__(self, ingested: Path) -> None:
-        columns = ["sha256", *SIZES]
-        files = [shard for store in stores(ingested) for shard in shards.of(store / "images")]
-        empty = pa.table({"sha256": pa.array([], pa.string()), **{name: pa.array([], pa.int32()) for name in SIZES}})
-        self.looks = pa.concat_tables([empty, *(pq.read_table(file, columns=columns) for file in files)]).combine_chunks()
+        self.looks = read_looks(stores(ingested), ["sha256", *SIZES])
         self.ingested = ingested
 
     def beside(self, rows: pa.Table) -> pa.Table:

@@ -9,9 +9,6 @@ from typing import Any, Protocol
 from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import Figure
 
-SHORT_KINDS = ("judgement", "choice", "short")
-"""Kinds whose answers are right or wrong; answers of all other kinds are long and only more or less alike."""
-
 
 @dataclass(frozen=True, slots=True)
 class Item:

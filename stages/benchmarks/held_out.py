@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from stages.benchmarks.benchmark import SHORT_KINDS, Item, Marked, Result, read_jsonl, wanted, write_jsonl
+from stages.benchmarks.benchmark import Item, Marked, Result, read_jsonl, wanted, write_jsonl
 from stages.benchmarks.judges import Judge
 from stages.benchmarks.statistics import Figure, Floats, mean_of, mean_over_groups, ratio
 from stages.corpus import example
-from stages.corpus.example import IMAGE, KINDS
-from stages.corpus.images import read_images, stores
+from stages.corpus.example import IMAGE, KINDS, RIGHT_OR_WRONG
+from stages.corpus.pictures import read_images, stores
 
 NAME = "held_out"
 HEADLINE = "macro"
-LONG_KINDS = tuple(kind for kind in KINDS if kind not in SHORT_KINDS)
+LONG_KINDS = tuple(kind for kind in KINDS if kind not in RIGHT_OR_WRONG)
 LONG = " (long)"
 """Ends the name of a task's figure over its long answers where the task has right or wrong ones too."""
 BOX = re.compile(r"\[\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*\]")
+"""A box in an answer. A sign or an exponent makes it none; `boxes.BOX`, by which rows are judged, reads these too."""
 OPTION = re.compile(r"^\(?([a-z])[).:](?:\s+|$)(.*)$", re.DOTALL)
+"""Of an answer in small letters, which may be the option's letter, its text or both; `text.LETTER` wants the letter apart."""
 
 Box = tuple[float, float, float, float]
 
@@ -93,13 +95,13 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         )
         for row in read_jsonl(wanted(predictions / "answers.jsonl", NAME))
     ]
-    short = sorted({line.task for line in marked if line.kind in SHORT_KINDS})
-    long = sorted({line.task for line in marked if line.kind not in SHORT_KINDS})
+    short = sorted({line.task for line in marked if line.kind in RIGHT_OR_WRONG})
+    long = sorted({line.task for line in marked if line.kind not in RIGHT_OR_WRONG})
     judgements = [line for line in marked if line.kind == "judgement"]
     figures: dict[str, Figure] = {}
     if short:
-        figures["macro"] = _over_tasks(marked, SHORT_KINDS, short)
-        for kind in SHORT_KINDS:
+        figures["macro"] = _over_tasks(marked, RIGHT_OR_WRONG, short)
+        for kind in RIGHT_OR_WRONG:
             if chosen := sorted({line.task for line in marked if line.kind == kind}):
                 figures[kind] = _over_tasks(marked, (kind,), chosen)
     if long:
@@ -109,7 +111,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
     overlaps = [overlap(line.truth, line.answer) if line.kind == "referring" else None for line in marked]
     if any(value is not None for value in overlaps):
         figures["referring_iou"] = mean_of(overlaps)
-    figures |= {f"tasks.{task}": _over_tasks(marked, SHORT_KINDS, [task]) for task in short}
+    figures |= {f"tasks.{task}": _over_tasks(marked, RIGHT_OR_WRONG, [task]) for task in short}
     figures |= {f"tasks.{task}{LONG * (task in short)}": _over_tasks(marked, LONG_KINDS, [task]) for task in long}
     official: dict[str, Any] = {name: figure.value() for name, figure in figures.items() if "." not in name}
     if judgements:

@@ -11,10 +11,10 @@ import numpy as np
 from stages.benchmarks.benchmark import Item, Marked, Result, read_jsonl, same_number, wanted, write_jsonl
 from stages.benchmarks.judges import Case, Judge
 from stages.benchmarks.statistics import Figure, ratio
+from stages.corpus.example import LLAVA_KINDS
 
 NAME = "llava_bench"
 HEADLINE = "relative"
-KINDS = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
 NO_VERDICT = [-1, -1]
 """What the official review format says of a review that could not be read."""
 
@@ -26,13 +26,13 @@ def questions(folder: Path) -> list[Item]:
     for row in _by_id(folder / "questions.jsonl").values():
         if row["question_id"] not in references:
             raise ValueError(f"{folder / 'answers_gpt4.jsonl'} has no answer to question {row['question_id']}")
-        if row["category"] not in KINDS:
-            raise ValueError(f"llava_bench: the category must be one of {', '.join(KINDS)}, got {row['category']!r}")
+        if row["category"] not in LLAVA_KINDS:
+            raise ValueError(f"llava_bench: the category must be one of {', '.join(LLAVA_KINDS)}, got {row['category']!r}")
         items.append(
             Item(
                 id=str(row["question_id"]),
                 task=row["category"],
-                kind=KINDS[row["category"]],
+                kind=LLAVA_KINDS[row["category"]],
                 image=f"{NAME}/images/{row['image']}",
                 text=row["text"],
                 truth=references[row["question_id"]]["text"],
@@ -92,7 +92,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
                 "tuple": list(verdict.scores) if verdict.scores else NO_VERDICT,
             }
         )
-        kind, image = KINDS[row["category"]], f"{NAME}/images/{row['image']}"
+        kind, image = LLAVA_KINDS[row["category"]], f"{NAME}/images/{row['image']}"
         mark = verdict.scores[1] / 10 if verdict.scores else None
         marked.append(Marked(row["category"], kind, image, str(name), case.question, case.reference, case.answer, mark))
         parts.append(verdict.scores or (0.0, 0.0))

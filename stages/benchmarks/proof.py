@@ -15,9 +15,10 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from stages.benchmarks.benchmark import SHORT_KINDS, read_jsonl
+from stages.benchmarks.benchmark import read_jsonl
 from stages.benchmarks.gate import Condition
-from stages.corpus.images import read_images, stores
+from stages.corpus.example import RIGHT_OR_WRONG
+from stages.corpus.pictures import read_images, stores
 
 PROGRAM = """
 import importlib.util, json, sys
@@ -99,7 +100,7 @@ def proof_questions(base: Path, tuned: Path, ingested: Path, limits: Mapping[str
         ProofQuestion(
             image=pictures[row["image"]] if row["image"] else None,
             question=row["question"],
-            max_new_tokens=limits["short" if row["kind"] in SHORT_KINDS else "long"],
+            max_new_tokens=limits["short" if row["kind"] in RIGHT_OR_WRONG else "long"],
             tuned=row["answer"],
             base=said["base"][row["source"], row["row"]]["answer"],
         )

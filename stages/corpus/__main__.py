@@ -8,7 +8,7 @@ import sys
 COMMANDS = {
     # command: its module, which has `add_arguments(parser)` and `run(arguments) -> exit status`, and what it does
     "ledger": ("stages.corpus.account", "tell how many rows ended where and why, or the whole story of one row"),
-    "export": ("stages.corpus.export", "write the rendered corpus for other trainers"),
+    "export": ("stages.corpus.export.command", "write the rendered corpus for other trainers"),
 }
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from stages.corpus import ledger, shards
 from stages.corpus.ledger import CHAIN, ON, STATES, TUNING
+from stages.corpus.pictures import read_rows
 
 WIDTH = 100
 """Columns of what is printed."""
@@ -285,30 +285,12 @@ def _end(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pictures(ingested: Path, source: str, digests: Sequence[str]) -> list[dict[str, Any]]:
     """Of each of the row's pictures its sha256, size in bytes and in pixels, and whether it is whole."""
-    wanted = pa.array(sorted(set(digests)), pa.string())
+    columns = ["sha256", "bytes", "width", "height", "whole"]
     found: dict[str, dict[str, Any]] = {}
-    for shard in shards.of(ingested / source / "images"):
-        if len(found) == len(wanted):
-            break
-        with pq.ParquetFile(shard) as file:
-            # Digests alone are read of the whole shard; a picture's bytes only with the few that share its group.
-            held = pc.is_in(file.read(["sha256"])["sha256"], wanted)
-            for group in _groups(file, pc.indices_nonzero(held).to_pylist()):
-                table = file.read_row_group(group, ["sha256", "bytes", "width", "height", "whole"])
-                table = table.set_column(1, "bytes", pc.binary_length(table["bytes"]))
-                found |= {one["sha256"]: one for one in table.filter(pc.is_in(table["sha256"], wanted)).to_pylist()}
+    for rows in read_rows(shards.of(ingested / source / "images"), columns, set(digests)):
+        rows = rows.set_column(columns.index("bytes"), "bytes", pc.binary_length(rows["bytes"]))
+        found |= {one["sha256"]: one for one in rows.to_pylist()}
     return [found.get(digest, {"sha256": digest}) for digest in digests]
-
-
-def _groups(file: pq.ParquetFile, places: Sequence[int]) -> list[int]:
-    """The row groups that hold rows at `places`."""
-    groups, start = [], 0
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        if any(start <= place < end for place in places):
-            groups.append(group)
-        start = end
-    return groups
 
 
 def _broken(validated: Path, source: str, row: int) -> list[dict[str, str]]:

@@ -18,12 +18,11 @@ from typing import Annotated, Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
-from stages.corpus import hamming, likeness, ngrams, shards
+from stages.corpus import hamming, likeness, ngrams
+from stages.corpus.pictures import places, read_rows, shards_of
 from stages.running.memo import Memo
 from stages.running.section import Section
 from stages.running.workers import mapped
@@ -319,7 +318,7 @@ Suspects = tuple[dict[str, bytes], dict[str, bytes], list[tuple[str, str, int]]]
 
 def _second_look(near: pl.DataFrame, stores: Sequence[Path], read: Mapping[str, Callable[[], bytes]]) -> pl.DataFrame:
     """[likeness, patch, tone] of each suspect, in their order; those of an earlier run are taken up again."""
-    found = near.join(_places(set(near["sha256"]), stores), on="sha256").sort("shard", "group", "sha256", "item_sha256")
+    found = near.join(places(stores, near["sha256"].unique()), on="sha256").sort("shard", "group", "sha256", "item_sha256")
     pieces = [piece for _, shard in found.group_by("shard", maintain_order=True) for piece in shard.iter_slices(PAIRS_A_PIECE)]
     tables = [pl.DataFrame(schema=LOOKED)]
     with Memo("second_look") as memo:
@@ -337,31 +336,11 @@ def _second_look(near: pl.DataFrame, stores: Sequence[Path], read: Mapping[str, 
     return seen.select("likeness", "patch", "tone")
 
 
-def _places(wanted: set[str], stores: Sequence[Path]) -> pl.DataFrame:
-    """[sha256, shard, group]: where each wanted picture lies: in which of all shards, in which group of its rows."""
-    schema = {"sha256": pl.String, "shard": pl.Int64, "group": pl.Int64}
-    tables = [pl.DataFrame(schema=schema)]
-    asked = pl.DataFrame({"sha256": sorted(wanted)}, schema={"sha256": pl.String})
-    for number, shard in enumerate(_shards(stores) if wanted else []):
-        with pq.ParquetFile(shard) as file:
-            for group in range(file.num_row_groups):
-                held = pl.DataFrame({"sha256": pl.Series(file.read_row_group(group, columns=["sha256"])["sha256"])})
-                place = held.select("sha256", shard=pl.lit(number, pl.Int64), group=pl.lit(group, pl.Int64))
-                tables.append(place.join(asked, on="sha256", how="semi"))
-    return pl.concat(tables).unique("sha256", keep="first", maintain_order=True)
-
-
-def _shards(stores: Sequence[Path]) -> list[Path]:
-    return [shard for folder in stores for shard in shards.of(folder / "images")]
-
-
 def _suspects(piece: pl.DataFrame, stores: Sequence[Path], read: Mapping[str, Callable[[], bytes]]) -> Suspects:
     """The pairs of `piece`, which all lie in one shard, and their pictures' bytes."""
-    wanted = piece["sha256"].unique()
-    with pq.ParquetFile(_shards(stores)[piece["shard"][0]]) as file:
-        held = file.read_row_groups(piece["group"].unique().sort().to_list(), columns=["sha256", "bytes"])
-    held = held.filter(pc.is_in(held["sha256"], wanted.to_arrow()))
-    contents = dict(zip(held["sha256"].to_pylist(), held["bytes"].to_pylist(), strict=True))
+    contents: dict[str, bytes] = {}
+    for rows in read_rows([shards_of(stores)[piece["shard"][0]]], ["sha256", "bytes"], set(piece["sha256"])):
+        contents |= zip(rows["sha256"].to_pylist(), rows["bytes"].to_pylist(), strict=True)
     others = {digest: read[digest]() for digest in piece["item_sha256"].unique(maintain_order=True)}
     return contents, others, piece.select("sha256", "item_sha256", "which").rows()
 

@@ -1,7 +1,7 @@
 """A part of many rows that covers what benchmarks test: as diverse as can be, with as many Yes as No.
 
 After SVIT's selection: concepts that stand for a benchmark's dimensions (keywords), the conversations that hold most of them,
-and then a balance of Yes and No. `marks` looks at a shard's rows once and keeps of each what the choice needs, some tens of
+and then a balance of Yes and No. `Marker` looks at a shard's rows once and keeps of each what the choice needs, some tens of
 bytes; `coreset` chooses over all of them.
 
 Every method puts the rows into one order, which does not depend on how many are wanted, and keeps its beginning: a smaller
@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from stages.corpus.keywords import HAN, Endpoint, by_endpoint, by_rules, forms, normal
-from stages.corpus.text import NO, UNSURE, YES
+from stages.corpus.keywords import by_endpoint, by_rules, forms, normal
+from stages.corpus.text import HAN, agrees, denies
+from stages.running.endpoint import Endpoint
 from stages.running.section import Section
 
 
@@ -84,7 +85,7 @@ def with_keywords(params: Coreset, questions: Mapping[str, Sequence[str]], work:
 
 @dataclass(frozen=True, slots=True)
 class Concepts:
-    """Keywords as numbers: the place of a keyword here is its bit in `marks`."""
+    """Keywords as numbers: the place of a keyword here is its bit in what `Marker` gives."""
 
     names: tuple[str, ...]
     """In normal form, each once."""
@@ -178,8 +179,7 @@ def _lean(turns: pa.StructArray, of_row: pa.Array, rows: int) -> pl.Series:
     answers = pc.equal(turns.field("role"), "assistant")
     text, owner = turns.field("text").filter(answers), of_row.filter(answers).to_numpy()
     said = pl.Series(text, dtype=pl.String)
-    sure = ~said.str.contains(UNSURE)
-    yes, no = (np.bincount(owner[(said.str.contains(how) & sure).to_numpy()], minlength=rows) for how in (YES, NO))
+    yes, no = (np.bincount(owner[how(said).to_numpy()], minlength=rows) for how in (agrees, denies))
     return pl.Series((yes - no).astype(np.int32))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.corpus.marks import NO, YES_SIDE, Marks, Numbers, rank
+from stages.corpus.marks import AGREES, DENIES, Marks, Numbers, rank
 
 Sets = NDArray[np.int32] | NDArray[np.int64]
 
@@ -52,7 +52,7 @@ def unbalanced(marks: Marks, rows: Numbers) -> tuple[Numbers, Numbers]:
     task, side = marks.task.of[judged], marks.side[judged]
     counts = _sides(marks, task, side)
     surplus = _places_of_sides(marks, judged) >= counts.min(axis=1)[task]
-    return judged[surplus & (side == YES_SIDE)], judged[surplus & (side == NO)]
+    return judged[surplus & (side == AGREES)], judged[surplus & (side == DENIES)]
 
 
 def over_cap(marks: Marks, rows: Numbers, cap: int, balanced: bool) -> Numbers:

@@ -13,6 +13,10 @@ from stages.corpus import shards
 
 Kind = Literal["judgement", "choice", "short", "long", "conversation", "reasoning", "referring", "description", "caption"]
 KINDS: tuple[str, ...] = get_args(Kind)
+RIGHT_OR_WRONG = ("judgement", "choice", "short")
+"""Kinds whose answers are right or wrong; answers of all other kinds are long and only more or less alike."""
+LLAVA_KINDS = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
+"""LLaVA's names for three of the kinds."""
 ORIGINS = ("human", "synthesized")
 IMAGE = "<image>"
 """Stands in a turn's text where an image is shown, in the upstream formats and here."""

@@ -10,14 +10,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.corpus.boxes import NUMBER
+from stages.corpus import boxes
 from stages.corpus.example import IMAGE, KINDS, ORIGINS
-from stages.corpus.text import CONTROL, LETTER, LETTERED, NO, OPTIONS, SPECIAL, UNSURE, VISIBLE, WORD, YES
+from stages.corpus.text import CONTROL, LETTER, LETTERED, OPTIONS, SPECIAL, VISIBLE, WORD, agrees, denies
 
 UNDECLARED = "undeclared"
 """Stands for the licence or the language of what says none, where params list those that are allowed."""
-BRACKETS = r"\[[^\[\]]*\d[^\[\]]*\]"
-BOX = r"^\[" + ",".join([NUMBER] * 4) + r"\]$"
+BOX = rf"^\[{boxes.BOX.pattern}\]$"
 
 TEXT = pl.col("text")
 OF_USER, OF_ASSISTANT = pl.col("role") == "user", pl.col("role") == "assistant"
@@ -30,29 +29,7 @@ def facts_of_texts(rows: pa.Table, placeholders: Sequence[str]) -> pl.DataFrame:
     say nothing, such as "the message is empty"; case and what stands between words do not matter.
     """
     turns = _turns(rows)
-    told = (
-        turns.lazy()
-        .group_by("number")
-        .agg(
-            unknown_roles=(~(OF_USER | OF_ASSISTANT)).sum(),
-            first_not_user=(~OF_USER).first(),
-            not_in_turns=pl.col("follows_its_like").sum(),
-            last_not_assistant=(~OF_ASSISTANT).last(),
-            empty_answers=(OF_ASSISTANT & pl.col("empty")).sum(),
-            empty_questions=(OF_USER & pl.col("empty") & ~pl.col("gets_instruction")).sum(),
-            placeholder_answers=(OF_ASSISTANT & _folded(TEXT).is_in([_plain(phrase) for phrase in placeholders])).sum(),
-            longest_answer_words=pl.col("words").filter(OF_ASSISTANT).max(),
-            longest_answer_characters=pl.col("characters").filter(OF_ASSISTANT).max(),
-            longest_question_characters=pl.col("characters").filter(OF_USER).max(),
-            control_characters=TEXT.str.contains(CONTROL).sum(),
-            special_tokens=TEXT.str.contains(SPECIAL).sum(),
-            marks=pl.col("marks").filter(OF_USER).sum(),
-            marks_in_answers=pl.col("marks").filter(OF_ASSISTANT).sum(),
-            answer_words=pl.col("words").filter(OF_ASSISTANT).sum(),
-            words=pl.col("words").sum(),
-        )
-        .collect()
-    )
+    told = _conversations(turns, placeholders)
     table = pl.DataFrame(
         {
             "number": pl.int_range(len(rows), dtype=pl.Int64, eager=True),
@@ -115,6 +92,33 @@ def _turns(rows: pa.Table) -> pl.DataFrame:
     )
 
 
+def _conversations(turns: pl.DataFrame, placeholders: Sequence[str]) -> pl.DataFrame:
+    """What is counted of every row that has turns, whatever its kind."""
+    return (
+        turns.lazy()
+        .group_by("number")
+        .agg(
+            unknown_roles=(~(OF_USER | OF_ASSISTANT)).sum(),
+            first_not_user=(~OF_USER).first(),
+            not_in_turns=pl.col("follows_its_like").sum(),
+            last_not_assistant=(~OF_ASSISTANT).last(),
+            empty_answers=(OF_ASSISTANT & pl.col("empty")).sum(),
+            empty_questions=(OF_USER & pl.col("empty") & ~pl.col("gets_instruction")).sum(),
+            placeholder_answers=(OF_ASSISTANT & _folded(TEXT).is_in([_plain(phrase) for phrase in placeholders])).sum(),
+            longest_answer_words=pl.col("words").filter(OF_ASSISTANT).max(),
+            longest_answer_characters=pl.col("characters").filter(OF_ASSISTANT).max(),
+            longest_question_characters=pl.col("characters").filter(OF_USER).max(),
+            control_characters=TEXT.str.contains(CONTROL).sum(),
+            special_tokens=TEXT.str.contains(SPECIAL).sum(),
+            marks=pl.col("marks").filter(OF_USER).sum(),
+            marks_in_answers=pl.col("marks").filter(OF_ASSISTANT).sum(),
+            answer_words=pl.col("words").filter(OF_ASSISTANT).sum(),
+            words=pl.col("words").sum(),
+        )
+        .collect()
+    )
+
+
 def _first_answers(turns: pl.DataFrame, kind: str) -> pl.DataFrame:
     """The first answer (`answer`) of every row of `kind` that has one."""
     answers = turns.filter(OF_ASSISTANT & (pl.col("kind") == kind)).select("number", answer=TEXT)
@@ -124,10 +128,7 @@ def _first_answers(turns: pl.DataFrame, kind: str) -> pl.DataFrame:
 def _judgements(turns: pl.DataFrame) -> pl.DataFrame:
     """Whether a judgement's first answer agrees (`says_yes`), and whether it does neither that nor deny."""
     answer = pl.col("answer")
-    sure = ~answer.str.contains(UNSURE)
-    told = _first_answers(turns, "judgement").select(
-        "number", yes=answer.str.contains(YES) & sure, no=answer.str.contains(NO) & sure
-    )
+    told = _first_answers(turns, "judgement").select("number", yes=agrees(answer), no=denies(answer))
     return told.select(
         "number",
         unclear_judgements=~(pl.col("yes") | pl.col("no")),
@@ -184,7 +185,7 @@ def _boxes(turns: pl.DataFrame) -> pl.DataFrame:
         .group_by("number", maintain_order=True)
         .agg(TEXT)
         # As one text, because a bracket opened in one turn may be closed in the next.
-        .select("number", found=TEXT.list.join("\n").str.extract_all(BRACKETS))
+        .select("number", found=TEXT.list.join("\n").str.extract_all(boxes.BRACKETS.pattern))
         .explode("found", empty_as_null=False)
         .with_columns(pl.col("found").str.extract(BOX, place).alias(side) for place, side in enumerate(sides, start=1))
         .with_columns(pl.col(sides).str.strip_prefix("+").cast(pl.Float64, strict=False))

@@ -8,14 +8,13 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,7 +34,6 @@ SCHEMA = pa.schema(
         ("bytes", pa.binary()),
     ]
 )
-LOOKS = [name for name in SCHEMA.names if name != "bytes"]
 ROWS_A_GROUP = 100
 BLOCK = 6
 """Pictures handed to a thread at once, for to hand one over costs a tenth of a look at it."""
@@ -293,49 +291,3 @@ def _as_array(content: bytes) -> pa.Array:
     return pa.Array.from_buffers(
         pa.binary(), 1, [None, pa.py_buffer(np.array([0, len(content)], np.int32)), pa.py_buffer(content)]
     )
-
-
-def read_images(folders: Sequence[Path], wanted: set[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """(sha256, bytes) of each image of the stores in `folders` once, of `wanted` only if given; in the stores' order.
-
-    Of the pictures nothing is read but row groups in which one is wanted; one group is in memory.
-    """
-    seen: set[str] = set()
-    for folder in folders:
-        for shard in shards.of(folder / "images"):
-            with pq.ParquetFile(shard) as file:
-                digests = file.read(columns=["sha256"])["sha256"].to_pylist()
-                first = 0
-                for group in range(file.num_row_groups):
-                    here = digests[first : first + file.metadata.row_group(group).num_rows]
-                    first += len(here)
-                    rows = [
-                        row for row, digest in enumerate(here) if digest not in seen and (wanted is None or digest in wanted)
-                    ]
-                    if rows:
-                        contents = file.read_row_group(group, columns=["bytes"])["bytes"]
-                        for row in rows:
-                            seen.add(here[row])
-                            yield here[row], contents[row].as_py()
-
-
-def looks_table(folders: Sequence[Path]) -> pa.Table:
-    """What a look at each picture of the stores in `folders` found, a row each: `LOOKS`; no picture is read."""
-    tables = [pq.read_table(shard, columns=LOOKS) for folder in folders for shard in shards.of(folder / "images")]
-    schema = pa.schema([SCHEMA.field(name) for name in LOOKS])
-    # A picture that several stores have was found the same by each.
-    distinct = pl.DataFrame(pa.concat_tables(tables or [schema.empty_table()])).unique(
-        "sha256", keep="first", maintain_order=True
-    )
-    return distinct.to_arrow().cast(schema)
-
-
-def read_looks(folders: Sequence[Path]) -> dict[str, Look]:
-    """What `looks_table` has, by sha256; for stores of few pictures."""
-    return {row.pop("sha256"): Look(**row) for row in looks_table(folders).to_pylist()}
-
-
-def stores(ingested: Path) -> list[Path]:
-    """The image stores of all sources below the `ingest` stage's folder, in the sources' order."""
-    # A name that begins with a dot is what a killed run left behind, half written.
-    return sorted(path.parent for path in ingested.glob("[!.]*/images"))

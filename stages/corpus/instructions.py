@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from stages.corpus.example import IMAGE, Example, Turn
+from stages.corpus.text import HAN
 
 MARKS = re.compile(rf"\s*(?:{re.escape(IMAGE)}\s*)+")
 Instructions = Mapping[tuple[str, str], Sequence[str]]
@@ -22,7 +23,6 @@ Suffixes = Mapping[str, Sequence[str]]
 """Of each kind, requests for the form of the answer."""
 NO_SUFFIXES: Suffixes = MappingProxyType({})
 
-HAN = re.compile(r"[\u3400-\u9fff]")
 ASKS_FOR_A_FORM = re.compile(
     r"(?:^|[.?!:;,\n]\s*|\bthen\s+)(?:please\s+|and\s+)?"
     r"(?:answer|respond|reply|give|state|write|say|choose|select|pick|provide|include|locate|output|return|describe|use|finish|conclude|keep)\b"

@@ -16,6 +16,7 @@ from great_expectations.expectations.expectation import Expectation
 
 from stages.corpus import example, ledger, shards
 from stages.corpus.facts import declared, facts_of_pictures, facts_of_texts, hashed, refused, repeated
+from stages.corpus.pictures import read_looks
 from stages.corpus.suite import Findings, merged, run_suite
 from stages.corpus.tally import tally, together
 from stages.running.memo import Memo, digest
@@ -92,7 +93,7 @@ def surroundings(rules: Rules, source: Source) -> list[pl.DataFrame]:
 
     Only narrow columns are read, and never a picture's bytes.
     """
-    looks = _looks(source.folder)
+    looks = pl.DataFrame(read_looks([source.folder], ["sha256", "width", "height", "whole"]))
     tables, ids = [], []
     for path in source.shards:
         has_language = "language" in pq.read_schema(path).names
@@ -107,14 +108,6 @@ def surroundings(rules: Rules, source: Source) -> list[pl.DataFrame]:
         )
         ids.append(hashed(rows["id"]))
     return [table.with_columns(repeated_id=again) for table, again in zip(tables, repeated(ids), strict=True)]
-
-
-def _looks(folder: Path) -> pl.DataFrame:
-    """What is known of a source's pictures, without their bytes."""
-    columns = ["sha256", "width", "height", "whole"]
-    parts = [pl.DataFrame(pq.read_table(shard, columns=columns)) for shard in shards.of(folder / "images")]
-    empty = pl.DataFrame(schema={"sha256": pl.String, "width": pl.Int32, "height": pl.Int32, "whole": pl.Boolean})
-    return pl.concat([empty, *parts]).unique("sha256", keep="first")
 
 
 @dataclass(frozen=True)

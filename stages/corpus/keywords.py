@@ -9,20 +9,17 @@ import json
 import math
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
 
-from pydantic import PositiveInt, model_validator
-
+from stages.corpus.text import HAN
+from stages.running.endpoint import Endpoint
 from stages.running.memo import digest
-from stages.running.section import Section
 
-HAN = re.compile(r"[\u3400-\u9fff]")
-WORDS = re.compile(r"[^\W_]+")
+WORD = re.compile(r"[^\W_]+")
+"""Letters and digits alone, for a keyword has neither point nor sign."""
 LONGEST = 4
 """Words in a keyword, at most."""
 
@@ -41,7 +38,7 @@ FUNCTION_WORDS = frozenset(WITHOUT_CONCEPT.split())
 
 def words(text: str) -> list[str]:
     """The words of `text`, in lower case."""
-    return WORDS.findall(text.lower())
+    return WORD.findall(text.lower())
 
 
 def normal(keyword: str) -> str:
@@ -73,27 +70,6 @@ def forms(keyword: str) -> list[str]:
     if keyword.endswith("y"):
         plurals.append(keyword[:-1] + "ies")
     return [keyword] if HAN.search(keyword) else [keyword, *plurals]
-
-
-class Endpoint(Section):
-    """An OpenAI-compatible server that names keywords; what it is asked, questions of benchmarks, leaves this process."""
-
-    url: str | None
-    """Its address, such as http://127.0.0.1:8000/v1; null with rules."""
-    model: str | None
-    """Its name for its model; null with rules."""
-    api_key_env: str
-    """Name of the environment variable that holds its key; any value there for servers that want none."""
-    temperature: float
-    """Of its answers."""
-    tries: PositiveInt
-    """How often it is asked about a dimension before the run stops."""
-
-    @model_validator(mode="after")
-    def _is_named_whole(self) -> Self:
-        if (self.url is None) != (self.model is None):
-            raise ValueError("an endpoint needs its url and its model")
-        return self
 
 
 def by_rules(questions: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
@@ -183,9 +159,6 @@ activities, each of one to {longest} words, in the singular, in lower case. Repl
 """
 SHOWN = 40
 """Questions of a dimension that the endpoint is shown, spread evenly over all."""
-HOPELESS = {400, 401, 403, 404}
-"""Answers of a server that another try cannot change: a wrong request, key, or address."""
-LONGEST_REPLY = 1024
 
 
 def by_endpoint(
@@ -219,49 +192,14 @@ def _spread(number: int) -> list[int]:
 
 def _asked(endpoint: Endpoint, name: str, request: str, wait_seconds: float) -> str:
     """A reply that names keywords."""
-    import openai
-
-    key = os.environ.get(endpoint.api_key_env)
-    if not key:
+    section = "curate.train.coreset.endpoint"
+    named, reply = endpoint.client(section, wait_seconds).ask(ROLE, request, _named)
+    if not named:
         raise ValueError(
-            f"curate.train.coreset.keywords is endpoint, and the environment variable {endpoint.api_key_env} (api_key_env) is "
-            "not set; set it to the endpoint's key, or to any word if it wants none"
+            f"the endpoint at {endpoint.url} (model {endpoint.model}) named no keywords for {name!r} in {endpoint.tries} "
+            f"tries; the last: {reply[:200]!r}. See {section} in params.yaml, or let keywords be rules"
         )
-    # The client would try again by itself, but not after a reply that cannot be understood.
-    client = openai.OpenAI(base_url=endpoint.url, api_key=key, max_retries=0, timeout=120.0)
-    last = ""
-    for number in range(endpoint.tries):
-        if number:
-            time.sleep(wait_seconds * 2 ** (number - 1))
-        try:
-            response: Any = client.chat.completions.create(
-                model=str(endpoint.model),
-                messages=[{"role": "system", "content": ROLE}, {"role": "user", "content": request}],
-                temperature=endpoint.temperature,
-                max_tokens=LONGEST_REPLY,
-            )
-        except openai.APIStatusError as error:
-            if error.status_code in HOPELESS:
-                # Without the server's own words: some repeat the key.
-                raise ValueError(
-                    f"the endpoint at {endpoint.url} refused with status {error.status_code}; see "
-                    "curate.train.coreset.endpoint in params.yaml (url, model) and the key in the environment variable it names"
-                ) from None
-            last = f"status {error.status_code}"
-            continue
-        except (openai.APIError, ValueError) as error:  # no connection, time over, or a body that is no JSON
-            last = type(error).__name__
-            continue
-        # A server that answers something else entirely gives an object without these parts.
-        choices = getattr(response, "choices", None) or []
-        content = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
-        if isinstance(content, str) and _named(content):
-            return content
-        last = repr(content)
-    raise ValueError(
-        f"the endpoint at {endpoint.url} (model {endpoint.model}) named no keywords for {name!r} in {endpoint.tries} tries; "
-        f"the last: {last[:200]}. See curate.train.coreset.endpoint in params.yaml, or let keywords be rules"
-    )
+    return reply
 
 
 def _named(reply: str) -> list[str]:

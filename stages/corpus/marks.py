@@ -15,14 +15,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.corpus.example import IMAGE
-from stages.corpus.text import UNSURE, YES
+from stages.corpus.text import agrees
 
 Numbers = NDArray[np.int64]
 WORD = r"[+-]?\p{N}+(?:[.,:/]\p{N}+)*|[\p{L}\p{M}\p{N}]+|\p{S}"
-"""What counts of a text when two are compared loosely: words, numbers with their sign and their point, and symbols."""
+"""What counts of a text when two are compared loosely: words, numbers with their sign and their point, and symbols. Unlike the
+words of `ngrams`, "-1.5" is one, and "+" says something."""
 AT_ONCE = 5_000
 """Rows whose texts are held joined, to take their digests."""
-NO_SIDE, NO, YES_SIDE = -1, 0, 1
+NO_SIDE, DENIES, AGREES = -1, 0, 1
+"""What a row's answer does to its question: neither, for it is no judgement; No; Yes."""
 
 SCHEMA = pa.schema(
     [
@@ -130,9 +132,8 @@ def _sides(rows: pa.Table) -> NDArray[np.int8]:
     judged = pc.equal(_plain(rows["kind"]), "judgement").to_numpy(zero_copy_only=False)
     asked = judged[answered]
     texts = pl.Series(said.field("text").take(pa.array(answers[first[asked]])), dtype=pl.String)
-    yes = texts.str.contains(YES) & ~texts.str.contains(UNSURE)
     sides = np.full(len(rows), NO_SIDE, dtype=np.int8)
-    sides[answered[asked]] = np.where(yes.to_numpy(), YES_SIDE, NO)
+    sides[answered[asked]] = np.where(agrees(texts).to_numpy(), AGREES, DENIES)
     return sides
 
 

@@ -1,4 +1,14 @@
-"""What texts of a conversation may and may not hold, as patterns for Polars, whose regular expressions never look around."""
+"""What texts of a conversation may and may not hold, and how answers begin: patterns for Polars, which never look around.
+
+Python reads those alike that name no class of Unicode (`\\p{…}`).
+"""
+
+import re
+from typing import TypeVar
+
+import polars as pl
+
+Texts = TypeVar("Texts", pl.Expr, pl.Series)
 
 CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 """Control characters, but for tab and the ends of lines."""
@@ -7,7 +17,13 @@ SPECIAL = r"</?s>|<(?:pad|unk|bos|eos|mask|cls|sep)>|<\|[^|<>\s]+\|>|\[/?INST\]|
 VISIBLE = r"[^\s\p{Z}\p{Cc}\p{Cf}\p{Co}]"
 """A character that can be seen: an answer of exotic spaces is empty too."""
 WORD = VISIBLE + "+"
-"""A run of characters that can be seen. Of Chinese, which has no spaces, a clause is one."""
+"""A run of characters that can be seen. Of Chinese, which has no spaces, a clause is one.
+
+It measures how long a text is. Modules that compare texts have words of their own, without the punctuation: `marks` whether two
+say the same, `ngrams` what they share word for word, `keywords` what they are about.
+"""
+HAN = re.compile(r"[\u3400-\u9fff]")
+"""A Chinese character."""
 
 YES = r"^\W*(?:[Yy][Ee][Ss]\b|(?:是|对|對|有|能|会|會|可以|正确|正確|真))"
 """How an answer that agrees begins, in English or in Chinese."""
@@ -22,3 +38,13 @@ LETTERED = r"\([A-Za-z]\)|(?:^|\s)[A-Z][.):、．]"
 """The letter of an option in a list: `(a)`, `A.`, `A)`, `A:`."""
 LETTER = r"^\s*(?:\(([A-Za-z])\)|([A-Za-z])[.):、．](?:\s|$)|([A-Za-z])\s*$)"
 """The letter an answer begins with, or is; in one of three groups."""
+
+
+def agrees(answers: Texts) -> Texts:
+    """Of each of `answers` whether it begins with Yes."""
+    return answers.str.contains(YES) & ~answers.str.contains(UNSURE)
+
+
+def denies(answers: Texts) -> Texts:
+    """Of each of `answers` whether it begins with No."""
+    return answers.str.contains(NO) & ~answers.str.contains(UNSURE)

@@ -6,23 +6,25 @@ twins hangs on these two alone; twins of twins count as one content.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.corpus import shards
 from stages.corpus.decoding import FORMATS
 from stages.corpus.hamming import Hashes, pairs
 from stages.corpus.marks import Numbers
+from stages.corpus.pictures import places, read_looks, read_rows, shards_of
 from stages.running.memo import Memo
 from stages.running.workers import mapped
 
@@ -82,53 +84,43 @@ def twins(stores: Sequence[Path], sha256: pa.Array, distance: int, memo: Memo) -
 def _looks(stores: Sequence[Path], sha256: pa.Array) -> tuple[NDArray[np.bool_], Hashes, NDArray[np.float64]]:
     """Of each picture: whether it has a hash, the hash, and its width by its height."""
     known, phash, ratio = np.zeros(len(sha256), dtype=bool), np.zeros(len(sha256), dtype=np.uint64), np.ones(len(sha256))
-    for shard in _shards(stores):
-        looks = pq.read_table(shard, columns=["sha256", "phash", "width", "height"])
-        looks = looks.filter(pc.is_valid(looks["phash"]))
-        place = pc.index_in(looks["sha256"].cast(pa.string()), sha256)
-        met = pc.is_valid(place)
-        looks, at = looks.filter(met), place.drop_null().to_numpy()
-        known[at], phash[at] = True, looks["phash"].to_numpy()
-        ratio[at] = looks["width"].to_numpy() / looks["height"].to_numpy()
+    looks = read_looks(stores, ["sha256", "phash", "width", "height"])
+    looks = looks.filter(pc.is_valid(looks["phash"]))
+    place = pc.index_in(looks["sha256"], sha256)
+    looks, at = looks.filter(pc.is_valid(place)), place.drop_null().to_numpy()
+    known[at], phash[at] = True, looks["phash"].to_numpy()
+    ratio[at] = looks["width"].to_numpy() / looks["height"].to_numpy()
     return known, phash, ratio
-
-
-def _shards(stores: Sequence[Path]) -> list[Path]:
-    return [shard for store in stores for shard in shards.of(store / "images")]
 
 
 def _smalls(stores: Sequence[Path], sha256: pa.Array, wanted: NDArray[np.bool_], memo: Memo) -> Small:
     """(wanted, SIDE, SIDE, 3): the wanted pictures, small. Those of one shard of pictures are kept together."""
-    kept, new = [], []
-    waiting = sha256.filter(pa.array(wanted))
-    for shard in _shards(stores):
-        here = pc.is_in(waiting, value_set=pq.read_table(shard, columns=["sha256"])["sha256"].cast(pa.string()))
-        names, waiting = waiting.filter(here), waiting.filter(pc.invert(here))  # once, if several sources have the picture
-        if len(names):
-            found = memo.recall(names.to_pylist())
-            kept += [found] if found else []
-            new += [] if found else [(shard, names)]
-    pieces = (piece for number, (shard, names) in enumerate(new) for piece in _pieces(number, shard, names))
+    names = sha256.filter(pa.array(wanted))
+    lie = places(stores, pl.Series(names, dtype=pl.String)).sort("shard", "sha256")
+    files = shards_of(stores)
+    kept: list[Path] = []
+    new: list[tuple[Path, list[str]]] = []
+    for (shard,), own in lie.group_by("shard", maintain_order=True):
+        asked = own["sha256"].to_list()
+        found = memo.recall(asked)
+        kept += [found] if found else []
+        new += [] if found else [(files[cast(int, shard)], asked)]
+    # A group of rows at a time, for a shard is larger than what should be held at once.
+    pieces = (
+        (number, rows)
+        for number, (shard, asked) in enumerate(new)
+        for rows in read_rows([shard], ["sha256", "bytes"], set(asked))
+    )
     made = mapped(_shrinking, (), pieces)
     for number, parts in groupby(made, key=lambda part: part[0]):
         table = pa.concat_tables([part for _, part in parts])
-        kept.append(memo.keep(partial(pq.write_table, table), new[number][1].to_pylist()))
-    smalls = np.zeros((int(wanted.sum()), SIDE * SIDE * 3), dtype=np.uint8)
-    names = sha256.filter(pa.array(wanted))
+        kept.append(memo.keep(partial(pq.write_table, table), new[number][1]))
+    smalls = np.zeros((len(names), SIDE * SIDE * 3), dtype=np.uint8)
     for path in kept:
         table = pq.read_table(path)
         shown = np.frombuffer(b"".join(table["small"].to_pylist()), dtype=np.uint8)
         smalls[pc.index_in(table["sha256"].cast(pa.string()), names).to_numpy()] = shown.reshape(len(table), -1)
     return smalls.reshape(-1, SIDE, SIDE, 3)
-
-
-def _pieces(number: int, shard: Path, names: pa.Array) -> Iterator[tuple[int, pa.Table]]:
-    """The pictures `names` of a shard, a group of rows at a time, for a shard is larger than what should be held at once."""
-    with pq.ParquetFile(shard) as file:
-        for group in range(file.num_row_groups):
-            found = pc.is_in(file.read_row_group(group, columns=["sha256"])["sha256"].cast(pa.string()), value_set=names)
-            if pc.any(found).as_py():
-                yield number, file.read_row_group(group, columns=["sha256", "bytes"]).filter(found)
 
 
 def _shrinking() -> Callable[[tuple[int, pa.Table]], tuple[int, pa.Table]]:

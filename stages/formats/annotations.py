@@ -13,7 +13,7 @@ from stages.formats.hub import read_arrow, read_saved
 from stages.formats.json_lines import JsonLines
 from stages.formats.json_list import JsonList, called, not_json, not_readable, not_unicode
 from stages.formats.parquet import read_parquet
-from stages.formats.shards import read_samples
+from stages.formats.webdataset import read_samples
 
 FORBIDDEN = re.compile(f"{CONTROL}|{SPECIAL}|{re.escape(IMAGE)}|[\ud800-\udfff]")
 READERS: dict[str, Callable[[Path], Iterator[Any]]] = {".arrow": read_arrow, ".parquet": read_parquet, ".tar": read_samples}

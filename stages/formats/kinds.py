@@ -3,20 +3,20 @@
 import re
 from collections.abc import Sequence
 
-from stages.corpus.example import Turn
+from stages.corpus.example import LLAVA_KINDS, Turn
+from stages.corpus.text import HAN, OPTIONS
 
-UPSTREAM = {"conv": "conversation", "detail": "description", "complex": "reasoning"}
-"""LLaVA's names for three of our kinds."""
 SHORT_WORDS = 10
 """An answer of at most so many words is short. Vision-Flan's median is 4; MMInstruct's long answers start at a sentence."""
-OPTIONS = re.compile(r"^\s*options:", re.IGNORECASE | re.MULTILINE)
+HAS_OPTIONS = re.compile(OPTIONS)
 YES_OR_NO = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
-HAN = re.compile(r"[\u3400-\u9fff]")
+"""All of an answer. A declared judgement begins as `text.YES` and `text.NO` say; to be taken for one undeclared, an answer must
+say nothing else, and in English, for of a single sign in Chinese (有, 会, 真) nobody knows."""
 
 
 def declared(kind: str) -> str:
     """An upstream name of a kind in our words; an unknown one stays as it is, for the contract to refuse by name."""
-    return UPSTREAM.get(kind, kind)
+    return LLAVA_KINDS.get(kind, kind)
 
 
 def inferred(turns: Sequence[Turn]) -> str:
@@ -28,7 +28,7 @@ def inferred(turns: Sequence[Turn]) -> str:
     answers = [turn.text for turn in turns if turn.role == "assistant"]
     if len(answers) > 1:
         return "conversation"
-    if any(OPTIONS.search(turn.text) for turn in turns if turn.role == "user"):
+    if any(HAS_OPTIONS.search(turn.text) for turn in turns if turn.role == "user"):
         return "choice"
     if answers and YES_OR_NO.fullmatch(answers[0]):
         return "judgement"

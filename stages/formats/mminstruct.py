@@ -24,7 +24,7 @@ ALL_DOMAINS = {"caption", "qa"}
 CAPTIONS = re.compile(r"caption(?:_|$)")
 SENTENCE_END = re.compile(r"[.?!。？！\n]+")
 LETTERED = re.compile(r"(?:^|[\s(（])A[.．、)）:：]\s*\S[\s\S]*?[\s/;；(（]B[.．、)）:：]\s*\S")
-"""A list of choices: `A. Venice`, then `B. Rome`."""
+"""A list of choices: `A. Venice`, then `B. Rome`. Both, for nothing yet says that it is one, as it does for `text.LETTERED`."""
 ENDINGS = {
     "judgement": r"\byes\W+or\W+no\b|是\W*(?:或者?|还是)\W*否",
     "choice": r"\b(?:select|choose|pick|make)\b.*\b(?:choices?|options?|selection)\b"

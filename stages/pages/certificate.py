@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-from stages.corpus.images import read_images
+from stages.corpus.pictures import read_images
 from stages.pages.masks import Shown, shown
 from stages.pages.page import write_page
 from stages.pages.pictures import Picture, as_jpeg
@@ -71,7 +71,7 @@ def write_certificate(
         failed={name: sum(proof.failed_checks.get(name, 0) for proof in proofs) for name in checks},
         cards=cards,
         tasks=sorted({card.task for of_stage in cards.values() for card in of_stage}),
-        pictures={digest: _thumb(content) for digest, content in read_images(stores, wanted)} if wanted else {},
+        pictures={digest: _thumb(content) for digest, content in read_images(stores, wanted)},
         refusals=[refusal for proof in proofs for refusal in _refusals(proof)],
         total={state: sum(proof.rows.get(state, 0) for proof in proofs) for state in ("ready", "too_long", "uncertified")},
     )

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from stages.corpus import shards
 from stages.corpus.drift import FIGURES, Drift, Part
 from stages.corpus.example import Example
+from stages.corpus.pictures import read_rows, shards_of
 from stages.pages.drawing import whisker
 from stages.pages.page import write_page
 from stages.pages.pictures import picture
@@ -96,32 +93,13 @@ def write_contract(path: Path, stores: Sequence[Path], told: Told) -> None:
 
 
 def _whole_pictures(stores: Sequence[Path], wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """(sha256, bytes) of the `wanted` pictures that decode; only the groups of a shard that hold one are read.
+    """(sha256, bytes) of the `wanted` pictures that decode.
 
     What did not decode is not given to a decoder again: it may be a bomb, or a program in a picture's clothes.
     """
-    left = set(wanted)
-    for shard in (shard for store in stores for shard in shards.of(store / "images")):
-        if not left:
-            return
-        with pq.ParquetFile(shard) as file:
-            about = file.read(columns=["sha256", "whole"])
-            first = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                of_group = about.slice(first, rows)
-                first += rows
-                hit = pc.and_(
-                    pc.is_in(of_group["sha256"], pa.array(sorted(left), pa.string())), pc.equal(of_group["whole"], True)
-                )
-                places = pc.indices_nonzero(pc.fill_null(hit, False))
-                if len(places):
-                    contents = file.read_row_group(group, columns=["bytes"])["bytes"]
-                    for place in places.to_pylist():
-                        digest = of_group["sha256"][place].as_py()
-                        if digest in left:
-                            left.remove(digest)
-                            yield digest, contents[place].as_py()
+    for rows in read_rows(shards_of(stores), ["sha256", "whole", "bytes"], wanted):
+        whole = rows.filter(rows["whole"])
+        yield from zip(whole["sha256"].to_pylist(), whole["bytes"].to_pylist(), strict=True)
 
 
 def most_moved(one: Drift) -> list[Part]:

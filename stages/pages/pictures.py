@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from stages.corpus.images import read_images, stores
+from stages.corpus.pictures import read_images, stores
 
 LONGEST_SIDE = 256
 """In pixels; larger pictures are shown in that size."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from stages.corpus.example import RIGHT_OR_WRONG
 from stages.pages.drawing import nice_span, ticks
 from stages.pages.wording import GAP, number, percent, signed, title
 
@@ -14,8 +15,6 @@ CHAIN = ("base", "connect", "train", "align")
 TONES = ("fifth", "sixth", "accent", "ink")
 """Colours of models that are not of the chain."""
 HELD_OUT = "held_out"
-RIGHT_OR_WRONG = ("judgement", "choice", "short")
-"""Kinds of answers that are either right or wrong."""
 LOW, HIGH = "_low", "_high"
 """`<metric>_low` and `<metric>_high` stand beside a metric: the ends of its 95 % interval."""
 MEASURES = (

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from stages.corpus.decoding import FORMATS
-from stages.corpus.images import read_images, stores
+from stages.corpus.pictures import read_images, stores
 from stages.trees.batch import additive, batch_trees, separate_rows
 from stages.trees.chat import image_token
 from stages.trees.tree import Tree

@@ -16,10 +16,10 @@ from stages.corpus.contamination import LINES, Contamination
 from stages.corpus.coreset import Coreset
 from stages.corpus.example import Example, Turn
 from stages.corpus.images import ImageWriter
-from stages.corpus.keywords import Endpoint
 from stages.corpus.ledger import Line
 from stages.curate import Align, Choice, Connect, Duplicates, Params, Quotas, Train, curate
 from stages.running import compute
+from stages.running.endpoint import Endpoint
 
 
 @pytest.fixture(autouse=True)

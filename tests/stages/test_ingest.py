@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus import example, ledger
-from stages.corpus.images import read_images
+from stages.corpus.pictures import read_images
 from stages.formats import hub as of_the_hub
 from stages.formats import reading
 from stages.ingest import Hub, Params, Source, ingest

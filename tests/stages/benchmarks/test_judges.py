@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from stages.benchmarks.judges import Case, EndpointJudge, JudgeParams, RulesJudge, judge_of, marks
+from stages.running.endpoint import Client
 
 CASE = Case(
     question="What is in the picture?",
@@ -152,7 +153,7 @@ def serve():
 
 
 def judge(server, tries=3):
-    return EndpointJudge(server.url, "marker", "a secret", 0.2, tries, wait_seconds=0.01)
+    return EndpointJudge(Client(server.url, "marker", "a secret", 0.2, tries, "evaluate.judge", wait_seconds=0.01))
 
 
 def test_the_endpoint_is_shown_the_case_and_its_marks_are_taken(serve):
@@ -233,6 +234,7 @@ def test_an_endpoint_wants_an_address_and_a_model():
 
 
 def test_the_rules_need_nothing():
-    params = PARAMS.model_copy(update={"kind": "rules", "url": None, "model": None})
+    for left in ({"url": None, "model": None}, {"url": None}):
+        params = JudgeParams.model_validate({**PARAMS.model_dump(), "kind": "rules", **left})
 
-    assert isinstance(judge_of(params), RulesJudge)
+        assert isinstance(judge_of(params), RulesJudge)

@@ -12,7 +12,8 @@ from PIL import Image
 from stages.corpus import contamination, example, likeness
 from stages.corpus.contamination import Asked, Contamination, evidence, items_of, marks, reasons, strongest
 from stages.corpus.example import Example, Turn
-from stages.corpus.images import ImageWriter, read_looks
+from stages.corpus.images import ImageWriter
+from stages.corpus.pictures import read_looks
 from tests.stages.corpus.test_likeness import drawing, lettered
 
 SPECIFIC = "Which of the two lanterns beside the old mill went out before the storm began?"
@@ -50,8 +51,8 @@ def found(folder, rows, items, given=None, cut=100):
     given = given or params()
     with ImageWriter(folder / "store", shard_mib=1) as store:
         shown = [[store.add(content) for content in contents] for _, *contents in rows]
-    looks = read_looks([folder / "store"])
-    place = {digest: number for number, digest in enumerate(looks)}
+    looks = pl.DataFrame(read_looks([folder / "store"], ["sha256", "phash"])).with_row_index("picture")
+    place = {digest: number for number, digest in enumerate(looks["sha256"])}
     examples = [
         Example("s", at, "x", "t", "d", "short", "human", tuple(digests), (Turn("user", text), Turn("assistant", "Yes")), False)
         for at, ((text, *_), digests) in enumerate(zip(rows, shown, strict=True))
@@ -67,10 +68,7 @@ def found(folder, rows, items, given=None, cut=100):
             orient="row",
         ),
         marked,
-        pl.DataFrame(
-            {"picture": range(len(looks)), "sha256": list(looks), "phash": [one.phash for one in looks.values()]},
-            schema={"picture": pl.Int64, "sha256": pl.String, "phash": pl.UInt64},
-        ),
+        looks.cast({"picture": pl.Int64}),
         compared,
         [folder / "store"],
         given,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from stages.corpus import example, ledger
 from stages.corpus.coreset import SLACK, Coreset, Marker, concepts_of, coreset, coverage, with_keywords
 from stages.corpus.example import Example, Turn, table_of
-from stages.corpus.keywords import Endpoint
 from stages.corpus.ledger import Line
 from stages.curate import Params, curate
 from stages.running.compute import Compute, use
+from stages.running.endpoint import Endpoint
 from stages.running.section import read_params, section_of
 
 NOWHERE = Endpoint(url=None, model=None, api_key_env="X", temperature=0.0, tries=1)

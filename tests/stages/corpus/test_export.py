@@ -12,12 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages.corpus import example, export, ledger, shards
+from stages.corpus import example, ledger, shards
 from stages.corpus.example import Example, Turn
-from stages.corpus.images import ImageWriter, read_images
+from stages.corpus.export import command, order
+from stages.corpus.export.forms import FORMS
+from stages.corpus.images import ImageWriter
 from stages.corpus.instructions import conversation, read_instructions
 from stages.corpus.ledger import Line
+from stages.corpus.pictures import read_images
 from stages.ingest import Params, Source, ingest
+from stages.running.places import MANIFEST
 
 SEED = 5
 
@@ -82,7 +86,7 @@ class Corpus:
         return {(one.source, one.row): conversation(one, instructions, SEED) for one in rows}
 
     def export(self, to, form="messages", stages=("train",), shard_mib=1):
-        return export.export(self.data, str(to), export.FORMS[form], stages, shard_mib, SEED, {})
+        return command.export(self.data, str(to), FORMS[form], stages, shard_mib, SEED, {})
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def read_back(folder, form, tmp_path):
     return found, dict(read_images([out]))
 
 
-@pytest.mark.parametrize("form", export.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_what_is_exported_and_read_again_is_the_same_conversations_about_the_same_pictures(corpus, tmp_path, form):
     rows = corpus.fill(HOSTILE)
     assert corpus.export("out", form) == {"train": len(HOSTILE)}
@@ -138,13 +142,13 @@ TALKS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3)
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     talks=st.lists(st.tuples(TALKS, st.lists(st.sampled_from(COLOURS), max_size=3)), min_size=1, max_size=8),
-    form=st.sampled_from(sorted(export.FORMS)),
+    form=st.sampled_from(sorted(FORMS)),
     sorted_rows=st.integers(1, 5),
 )
 def test_any_conversation_comes_back(talks, form, sorted_rows, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("any")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(export, "ROWS_SORTED", sorted_rows)
+    monkeypatch.setattr(order, "ROWS_SORTED", sorted_rows)
     corpus = Corpus(folder)
     rows = corpus.fill(
         [
@@ -189,7 +193,7 @@ def test_only_rows_that_were_certified_are_written_and_only_of_the_stage_asked_f
     corpus.fill(HOSTILE[:6], ended=(0, 3))
     assert corpus.export("out") == {"train": 4}
     assert sorted(pq.read_table("out/train/00000.parquet")["row"].to_pylist()) == [1, 2, 4, 5]
-    assert corpus.export("all", stages=export.STAGES) == {"connect": 0, "train": 4, "align": 0}
+    assert corpus.export("all", stages=ledger.TUNING) == {"connect": 0, "train": 4, "align": 0}
     assert pq.read_table("all/align/00000.parquet").num_rows == 0
 
 
@@ -215,7 +219,7 @@ def test_a_picture_of_many_rows_is_in_the_file_once(large):
 
 
 def test_shards_end_when_they_are_full(large, monkeypatch):
-    monkeypatch.setattr(export, "ROWS_A_GROUP", 20)
+    monkeypatch.setattr(order, "ROWS_A_GROUP", 20)
     large.export("out", shard_mib=1)
     files = shards.of(large.data.parent / "out" / "train")
     assert [pq.read_metadata(path).num_rows for path in files] == [60, 40]
@@ -224,7 +228,7 @@ def test_shards_end_when_they_are_full(large, monkeypatch):
 
 
 def test_a_group_of_rows_ends_when_its_pictures_are_many_bytes(large, monkeypatch):
-    monkeypatch.setattr(export, "BYTES_A_GROUP", 10 * len(noise(0)))
+    monkeypatch.setattr(order, "BYTES_A_GROUP", 10 * len(noise(0)))
     large.export("out", shard_mib=100)
     (file,) = shards.of(large.data.parent / "out" / "train")
     about = pq.read_metadata(file)
@@ -239,7 +243,7 @@ def test_two_exports_are_the_same_bytes_whatever_the_shards(corpus):
     for number, one in enumerate(rows):
         example.write(corpus.data / "curate" / "train" / shards.name(len(rows) - number, one.source), [one])
     corpus.export("two")
-    manifests = [json.loads((corpus.data.parent / name / export.MANIFEST).read_text()) for name in ("one", "two")]
+    manifests = [json.loads((corpus.data.parent / name / MANIFEST).read_text()) for name in ("one", "two")]
     assert manifests[0] == manifests[1]
     assert set(manifests[0]) == {"README.md", "train/00000.parquet"}
 
@@ -280,11 +284,11 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(corpus):
 def test_an_export_that_fails_leaves_what_was_there(corpus, monkeypatch):
     corpus.fill(HOSTILE)
     corpus.export("out")
-    before = (corpus.data.parent / "out" / export.MANIFEST).read_bytes()
-    monkeypatch.setattr(export, "card", lambda *words: 1 / 0)
+    before = (corpus.data.parent / "out" / MANIFEST).read_bytes()
+    monkeypatch.setattr(command, "card", lambda *words: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         corpus.export("out")
-    assert (corpus.data.parent / "out" / export.MANIFEST).read_bytes() == before
+    assert (corpus.data.parent / "out" / MANIFEST).read_bytes() == before
     assert not list(corpus.data.parent.glob(".out*"))
     assert not list((corpus.data.parent / ".work").glob("export-*/"))
 
@@ -298,13 +302,13 @@ def test_another_store_gets_the_same_files_and_its_manifest_last(corpus, monkeyp
     put = type(store).put_file
     monkeypatch.setattr(type(store), "put_file", lambda self, here, there, **more: sent.append(there) or put(self, here, there))
     corpus.export(url)
-    assert not any(name.endswith(export.MANIFEST) for name in sent)
-    for path in ("train/00000.parquet", "README.md", export.MANIFEST):
+    assert not any(name.endswith(MANIFEST) for name in sent)
+    for path in ("train/00000.parquet", "README.md", MANIFEST):
         assert store.cat_file(f"{url}/{path}") == (corpus.data.parent / "out" / path).read_bytes()
-    monkeypatch.setattr(export, "card", lambda *words: 1 / 0)
+    monkeypatch.setattr(command, "card", lambda *words: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         corpus.export(url)
-    assert not store.exists(f"{url}/{export.MANIFEST}")
+    assert not store.exists(f"{url}/{MANIFEST}")
     store.pipe_file(f"{url}/thesis.txt", b"mine")
     with pytest.raises(ValueError, match="no export wrote"):
         corpus.export(url)
@@ -329,11 +333,11 @@ def test_the_card_says_how_many_rows_and_under_which_licence(corpus):
 def test_the_command_writes_and_says_what_it_wrote(corpus, capsys):
     corpus.fill(HOSTILE)
     parser = ArgumentParser()
-    export.add_arguments(parser)
-    assert export.run(parser.parse_args(["--to", "out", "--form", "fine_vision", "--stage", "train"])) == 0
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(["--to", "out", "--form", "fine_vision", "--stage", "train"])) == 0
     assert capsys.readouterr().out == "train: 9 rows\n"
     assert pq.read_schema("out/train/00000.parquet").names[1] == "texts"
-    assert export.run(parser.parse_args(["--to", "out", "--data", "nowhere"])) == 2
+    assert command.run(parser.parse_args(["--to", "out", "--data", "nowhere"])) == 2
     assert "there is no nowhere/render/certificate.json" in capsys.readouterr().err
 
 
@@ -342,8 +346,8 @@ def test_rows_are_asked_as_the_certified_run_asked_them(corpus):
     certificate = corpus.data / "render" / "certificate.json"
     certificate.write_text(json.dumps({"asked": {"seed": SEED, "suffixes": {rows[0].kind: ["In one word, please."]}}}))
     parser = ArgumentParser()
-    export.add_arguments(parser)
-    assert export.run(parser.parse_args(["--to", "out", "--stage", "train"])) == 0
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(["--to", "out", "--stage", "train"])) == 0
     asked = pq.read_table("out/train/00000.parquet")["messages"].to_pylist()
     assert any(messages[0]["content"].endswith("In one word, please.") for messages in asked)
 
@@ -359,7 +363,7 @@ print(sum(len(row["images"]) for row in streamed))
 """
 
 
-@pytest.mark.parametrize("form", export.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_the_library_datasets_loads_it_and_decodes_the_pictures(corpus, tmp_path, form):
     corpus.fill(HOSTILE)
     corpus.export("out", form)

@@ -1,11 +1,10 @@
 import hashlib
 import threading
 
-import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus.decoding import Look
-from stages.corpus.images import AHEAD, BLOCK, ImageWriter, looks_table, read_images, read_looks, stores
+from stages.corpus.images import AHEAD, BLOCK, ImageWriter
+from stages.corpus.pictures import read_images, stores
 from stages.running.compute import Compute
 
 
@@ -28,16 +27,6 @@ def test_more_pictures_than_a_group_holds_all_come_back(tmp_path):
     with ImageWriter(tmp_path, 1) as store:
         digests = [store.add(str(number).encode()) for number in range(250)]
     assert [digest for digest, _ in read_images([tmp_path])] == digests
-
-
-def test_only_the_wanted_pictures_of_several_stores_are_read_each_once(tmp_path):
-    for name in ("b", "a"):
-        with ImageWriter(tmp_path / name, 1) as store:
-            store.add(b"shared")
-            wanted = store.add(name.encode())
-    assert [folder.name for folder in stores(tmp_path)] == ["a", "b"]
-    assert [content for _, content in read_images(stores(tmp_path))] == [b"shared", b"a", b"b"]
-    assert [content for _, content in read_images(stores(tmp_path), {wanted})] == [b"a"]
 
 
 def test_a_store_without_pictures_is_one_empty_shard(tmp_path):
@@ -137,37 +126,3 @@ def test_pictures_that_rows_bring_along_lie_in_their_order_too(tmp_path):
         digests = store.add_all(contents)
     assert digests == [hashlib.sha256(content).hexdigest() for content in contents]
     assert [content for _, content in read_images([tmp_path])] == contents[:70]
-
-
-def test_the_looks_of_all_stores_are_a_row_for_each_picture(tmp_path, png):
-    for name in ("b", "a"):
-        with ImageWriter(tmp_path / name, 1) as store:
-            shown = {colour: store.add(png(colour)) for colour in ("red", "green" if name == "a" else "blue")}
-            broken = store.add(b"no picture")
-    blue = hashlib.sha256(png("blue")).hexdigest()
-    table = looks_table(stores(tmp_path))
-    assert table.schema.names == ["sha256", "width", "height", "whole", "phash"]
-    assert table["sha256"].to_pylist() == [shown["red"], shown["green"], broken, blue]
-    assert table["whole"].to_pylist() == [True, True, False, True]
-    looks = read_looks(stores(tmp_path))
-    assert looks[broken] == Look(False, None, None, None)
-    assert (looks[blue].whole, looks[blue].width) == (True, 24)
-
-
-def test_there_may_be_no_store(tmp_path):
-    assert looks_table([]).num_rows == 0
-    assert read_looks(stores(tmp_path)) == {}
-
-
-def test_of_unwanted_pictures_no_byte_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.corpus.images.ROWS_A_GROUP", 10)
-    contents = [str(number).encode() * 1000 for number in range(100)]
-    with ImageWriter(tmp_path, 1) as store:
-        digests = [store.add(content) for content in contents]
-    groups = []
-    plain = pq.ParquetFile.read_row_group
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, at, **more: groups.append(at) or plain(self, at, **more))
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("all of it is read"))
-    wanted = {digests[15], digests[11], digests[77]}
-    assert [digest for digest, _ in read_images([tmp_path], wanted)] == [digests[11], digests[15], digests[77]]
-    assert groups == [1, 7]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.corpus import images as module
-from stages.corpus.images import ImageWriter, read_images
+from stages.corpus.images import ImageWriter
 from stages.corpus.kept import Kept
+from stages.corpus.pictures import read_images
 
 MISSING = KeyError
 

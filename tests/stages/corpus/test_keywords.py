@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.corpus.keywords import Endpoint, by_endpoint, by_rules, forms, normal, singular
+from stages.corpus.keywords import by_endpoint, by_rules, forms, normal, singular
+from stages.running.endpoint import Endpoint
 
 QUESTIONS = {
     "colour": ["What colour is the traffic light?", "Is the traffic light red?", "Is the car red or blue?"],

@@ -1,7 +1,7 @@
 import pytest
 
-from stages.corpus.example import KINDS, Turn
-from stages.formats.kinds import UPSTREAM, declared, inferred
+from stages.corpus.example import KINDS, LLAVA_KINDS, Turn
+from stages.formats.kinds import declared, inferred
 
 
 def talk(*texts):
@@ -33,6 +33,6 @@ def test_the_kind_follows_from_the_conversation(texts, kind):
 
 def test_upstream_names_of_kinds_become_ours_and_unknown_ones_stay():
     assert [declared(name) for name in ("conv", "detail", "complex")] == ["conversation", "description", "reasoning"]
-    assert set(UPSTREAM.values()) <= set(KINDS)
+    assert set(LLAVA_KINDS.values()) <= set(KINDS)
     assert declared("referring") == "referring"
     assert declared("limerick") == "limerick"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stages.corpus import example, ledger
 from stages.corpus.example import Turn
-from stages.corpus.images import read_images
+from stages.corpus.pictures import read_images
 from stages.formats.draft import Task, UnreadableError
 from stages.formats.messages import read_row
 from stages.ingest import Params, Source, ingest

@@ -3,7 +3,8 @@ import hashlib
 import pyarrow as pa
 import pytest
 
-from stages.corpus.images import ImageWriter, read_images
+from stages.corpus.images import ImageWriter
+from stages.corpus.pictures import read_images
 from stages.formats import FORMATS
 from stages.formats.draft import UnreadableError
 from stages.formats.pictures import Pictures

@@ -5,10 +5,10 @@ import tarfile
 import pytest
 
 from stages.corpus import example, ledger
-from stages.corpus.images import read_images
-from stages.formats import shards as module
+from stages.corpus.pictures import read_images
+from stages.formats import webdataset as module
 from stages.formats.draft import UnreadableError
-from stages.formats.shards import read_samples
+from stages.formats.webdataset import read_samples
 from stages.ingest import Params, Source, ingest
 
 
