@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from stages.benchmarks import forgetting
+from stages.benchmarks import forgetting, mmbench
 from stages.collection.digits import Digit
 from stages.collection.families import FAMILIES, Task, tasks
 from stages.collection.scene import Ask, Coins, Scene
@@ -43,6 +43,7 @@ def test_options_behind_letters_stand_anywhere_and_the_answer_is_the_options_wor
     assert set(places) == set("ABCD")
     assert max(places.values()) < 2 * min(places.values())
     assert {question.splitlines()[-1] for question, _ in lettered} == set(WISHES)
+    assert mmbench.REQUEST not in WISHES
 
 
 def test_a_choice_lists_all_its_own_options_and_another_task_four_at_most():
