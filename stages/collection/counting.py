@@ -68,7 +68,7 @@ class Flock(Scene):
         yes = coins.toss("counting+check")
         return [
             Ask("counting+number", str(self.count), among=NUMBERS),
-            Ask("counting+shape", self.shape, options=options_with(draw, self.shape, SHAPES, 3)),
+            Ask("counting+shape", self.shape, options=options_with(draw, self.shape, SHAPES, 3), among=SHAPES),
             Ask("counting+colour", self.colour, among=tuple(COLOURS)),
             Ask("counting+check", yes_no(yes), self.judge(draw, yes)),
             Ask("counting+sentence", self.sentence),

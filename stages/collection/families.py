@@ -43,13 +43,18 @@ class Task:
     domain: str
     kind: str
     instructions: tuple[str, ...]
+    sought: tuple[str, ...]
+    """What the picture is asked for, its noun first: "colour of the frame". Empty where the answer must be worked out."""
 
 
 @lru_cache(maxsize=1)
 def tasks() -> dict[str, Task]:
     """The tasks by name, `<family>+<task>`, as written in tasks.yaml."""
     read = yaml.safe_load(Path(__file__).with_name("tasks.yaml").read_text(encoding="utf-8"))
-    return {name: Task(entry["domain"], entry["kind"], tuple(entry["instructions"])) for name, entry in read.items()}
+    return {
+        name: Task(entry["domain"], entry["kind"], tuple(entry["instructions"]), tuple(entry.get("sought", ())))
+        for name, entry in read.items()
+    }
 
 
 def deal(count: int) -> list[type[Scene]]:

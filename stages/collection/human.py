@@ -64,8 +64,7 @@ def _row(ask: Ask, number: int, image: str, draw: Random) -> dict[str, Any]:
         "raw_output": ask.answer,
         "output": lettered(ask.options, ask.answer) if ask.options else ask.answer,
     }
-    task = tasks()[ask.task]
-    if own := reworded(ask, task.kind, task.instructions, draw):
+    if own := reworded(ask, tasks()[ask.task], draw):
         question, answer = own
         row |= {"instruction": question, "input_text": None, "output": answer}
     return row

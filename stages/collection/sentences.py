@@ -34,8 +34,7 @@ def _texts(seed: int) -> Iterator[str]:
 
 def _of(scene: Scene, draw: Random, coins: Coins) -> Iterator[str]:
     for ask in scene.asks(draw, coins):
-        task = tasks()[ask.task]
-        if own := reworded(ask, task.kind, task.instructions, draw):
+        if own := reworded(ask, tasks()[ask.task], draw):
             yield from own
         if ask.input:
             yield ask.input

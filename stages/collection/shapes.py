@@ -52,7 +52,7 @@ class Single(Scene):
         """One example of each task that this scene can serve."""
         yes = coins.toss("shapes+check")
         return [
-            Ask("shapes+name", self.shape, options=options_with(draw, self.shape, SHAPES, 3)),
+            Ask("shapes+name", self.shape, options=options_with(draw, self.shape, SHAPES, 3), among=SHAPES),
             Ask("shapes+colour", self.colour, among=tuple(COLOURS)),
             Ask("shapes+size", self.size, options=SIZES),
             Ask("shapes+check", yes_no(yes), self.judge(draw, yes)),

@@ -112,10 +112,7 @@ def test_rows_are_vision_flans_pre_format_and_their_pictures_lie_in_the_zip(draw
         assert row["output"].strip()
         if row["options"]:
             letter = "abcde"[row["options"].index(row["raw_output"])]
-            listed = f"{letter.upper()}. {row['raw_output']}"
-            if listed not in row.get("instruction", ""):
-                listed = row["raw_output"] if "instruction" in row else f"({letter}) {row['raw_output']}"
-            assert row["output"] == listed
+            assert row["output"] == (row["raw_output"] if "instruction" in row else f"({letter}) {row['raw_output']}")
             assert len(set(row["options"])) == len(row["options"])
         else:
             assert row["output"] == row["raw_output"]
