@@ -38,6 +38,7 @@ from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest
 from stages.running.progress import progress
+from stages.running.stores import has_bucket, make_room, opened, told
 
 STAGES = ("connect", "train", "align")
 MANIFEST = "tandem-manifest.json"
@@ -446,8 +447,10 @@ class Destination:
         self.manifest: dict[str, str] = {}
         self.store: Any = None
         if "://" in to:
-            self.store, self.root = _opened(to)
-            self.before = {name[len(self.root) :].lstrip("/") for name in self.store.find(self.root)}
+            self.store, self.root = opened(to)
+            with told(to, "written to"):
+                has_bucket(self.store, self.root)
+                self.before = {name[len(self.root) :].lstrip("/") for name in self.store.find(self.root)}
         else:
             self.final = Path(to)
             if self.final.exists() and not self.final.is_dir():
@@ -463,8 +466,9 @@ class Destination:
             self.manifest[name] = hashlib.file_digest(file, "sha256").hexdigest()
         if self.store is not None:
             target = f"{self.root}/{name}"
-            self.store.makedirs(self.store._parent(target), exist_ok=True)
-            self.store.put_file(str(path), target)
+            with told(self.to, "written to"):
+                make_room(self.store, target)
+                self.store.put_file(str(path), target)
             path.unlink()
 
     def write(self, name: str, text: str) -> None:
@@ -485,7 +489,8 @@ class Destination:
         else:
             self.folder = self.scratch
             if MANIFEST in self.before:
-                self.store.rm_file(f"{self.root}/{MANIFEST}")
+                with told(self.to, "written to"):
+                    self.store.rm_file(f"{self.root}/{MANIFEST}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -502,20 +507,10 @@ class Destination:
                 shutil.rmtree(self.final)
             self.folder.rename(self.final)
         else:
-            for name in self.before - self.manifest.keys() - {MANIFEST}:
-                self.store.rm_file(f"{self.root}/{name}")
-            self.store.pipe_file(f"{self.root}/{MANIFEST}", manifest.encode())
-
-
-def _opened(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # here, for most exports stay on this disk
-
-    try:
-        # A listing of an hour ago is no listing.
-        store, root = url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{url} cannot be opened: {error}; S3 needs the project's extra s3") from error
-    return store, root.rstrip("/")
+            with told(self.to, "written to"):
+                for name in self.before - self.manifest.keys() - {MANIFEST}:
+                    self.store.rm_file(f"{self.root}/{name}")
+                self.store.pipe_file(f"{self.root}/{MANIFEST}", manifest.encode())
 
 
 def card(form: Form, counts: Mapping[str, Mapping[str, int]], about: Mapping[str, Mapping[str, Any]]) -> str:
