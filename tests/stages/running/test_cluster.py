@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 HEAD, PORT = "127.0.0.2", 26399
 OTHERS = (f"127.0.0.{number}" for number in itertools.count(3))
 """Nodes of one machine are told apart by their addresses, and all of 127 is loopback."""
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which what was waited for does not come."""
 
 
