@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from stages.running import places
 from stages.running.places import MANIFEST, expect, fetched, is_url, look_for, send
 from stages.running.stores import shown
 
@@ -119,10 +120,24 @@ def test_only_what_changed_is_fetched_again_and_what_is_gone_goes(store, tmp_pat
     assert files(fetch("memory://b/in", tmp_path)) == {"a": "marked", "b": "new"}
 
 
-def test_a_fetch_that_was_cut_off_is_gone_on_with(store, tmp_path, monkeypatch):
-    store.pipe("/b/in/gone", b"")
+def test_what_is_gone_there_goes_here_though_a_run_was_killed_before_it_did(store, tmp_path, monkeypatch):
+    for name in ("a", "gone"):
+        store.pipe(f"/b/in/{name}", name.encode())
     fetch("memory://b/in", tmp_path)
     store.rm("/b/in/gone")
+
+    def killed(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(places, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("memory://b/in", tmp_path)
+    monkeypatch.undo()
+
+    assert files(fetch("memory://b/in", tmp_path)) == {"a": "a"}
+
+
+def test_a_fetch_that_was_cut_off_is_gone_on_with(store, tmp_path, monkeypatch):
     for name in ("a", "b"):
         store.pipe(f"/b/in/{name}", name.encode())
     whole = type(store).get_file
