@@ -94,7 +94,11 @@ class Params(Section):
 
 
 def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
-    """Read `source` from `folder`."""
+    """Read `source` from `folder`.
+
+    On this machine, whatever `compute.engine` says: the files lie here, many in archives that are read in place, and to hand a
+    row over costs about what reading it does. Pictures are looked at by threads, as many as `compute.processes` and the cores.
+    """
     about = _source(params, source)
     tasks = read_tasks(_below(folder, about.instructions)) if about.instructions else {}
     excluded = read_names(_below(folder, about.exclude)) if about.exclude else frozenset()

@@ -15,7 +15,7 @@ import yaml
 from stages.running.command import WORK
 from stages.running.compute import Compute
 from stages.running.mend import put_torn_aside
-from stages.running.places import is_url
+from stages.running.places import is_url, look_for
 from stages.running.section import Section, read_params, section_of
 
 STAGES = Path("stages")
@@ -131,14 +131,26 @@ def _sources(sections: dict[str, Any]) -> dict[str, str]:
 
 
 def _missing_sources(sources: dict[str, str], params: Path, stages: dict[str, Any]) -> list[str]:
-    """A fault for every source folder that is not there and that no stage makes."""
+    """A fault for every source folder that is not there and that no stage makes; stores named by URL are asked."""
     made = [out for stage in stages.values() for out in _outs(stage)]
-    return [
-        f"{params}: ingest.sources.{name}.folder: there is no folder {folder}; "
-        "correct it there, or put the data where it points"
-        for name, folder in sources.items()
-        if not is_url(folder) and not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made)
-    ]
+    found = []
+    for name, folder in sources.items():
+        fault = None
+        if is_url(folder):
+            fault = _unreachable(folder)
+        elif not Path(folder).is_dir() and not any(Path(folder).is_relative_to(out) for out in made):
+            fault = f"there is no folder {folder}; correct it there, or put the data where it points"
+        if fault:
+            found.append(f"{params}: ingest.sources.{name}.folder: {fault}")
+    return found
+
+
+def _unreachable(url: str) -> str | None:
+    try:
+        look_for(url)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _unknown_sources(sections: dict[str, Any], known: set[str], params: Path) -> list[str]:

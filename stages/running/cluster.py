@@ -2,7 +2,7 @@
 
 The cluster is the user's: nothing here starts one. Its nodes need this project's packages; the code of the stages goes along
 with the work. A node that dies takes nothing with it, since its pieces are done again elsewhere, and what comes out is the
-same wherever it was done. Paths among what the work is made of must lead to the same files on every node.
+same wherever it was done. Paths among what the work is made of must lead to the same files on every node, from the root on.
 """
 
 import logging
@@ -33,6 +33,8 @@ def mapped_on_cluster(
 ) -> Iterator[Result]:
     """`work(piece)` of every piece, in their order, on the cluster at `compute.address`.
 
+    Paths among `given` may be relative to this process's folder, which is not where the cluster's processes run.
+
     Raises:
         ValueError: Ray is not installed, or there is no cluster at that address.
         Whatever `make` or `work` raised.
@@ -41,7 +43,7 @@ def mapped_on_cluster(
     ray = _connected(compute)
     do = ray.remote(_do).options(max_retries=TRIES, num_cpus=1)
     call = f"{ray.get_runtime_context().get_job_id()}-{next(_calls)}"
-    work = ray.put((make, given))
+    work = ray.put((make, tuple(word.absolute() if isinstance(word, Path) else word for word in given)))
     waiting: deque[Any] = deque()
     try:
         for piece in pieces:

@@ -13,14 +13,14 @@ import inspect
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from stages.running.compute import Compute, use
 from stages.running.garbage import imported
 from stages.running.leash import alone, follow_parent
-from stages.running.places import fetch, is_url, send
+from stages.running.places import expect, fetched, is_url, send
 from stages.running.section import Section, read_params, section_of
 
 Out = Annotated[Path, "written whole or not at all"]
@@ -41,7 +41,8 @@ def run(stage: Callable[..., None]) -> None:
         # Named by what is written: two runs that write to one place exclude each other, whatever else they are told.
         written = next(getattr(arguments, word) for word, kind in _words(stage).items() if get_origin(kind) is Annotated)
         lock = ".".join([name, *Path(written).parts]).replace("/", "").replace(":", "")
-        with alone(lock, WORK), _whole_outputs(stage, arguments) as words:
+        read = [getattr(arguments, word) for word, kind in _words(stage).items() if kind is Path]
+        with alone(lock, WORK), fetched(filter(is_url, read), WORK) as here, _whole_outputs(stage, arguments, here) as words:
             stage(params, **words)
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("TANDEM_TRACEBACK"):
@@ -74,12 +75,17 @@ def _parser(stage: Callable[..., None]) -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _whole_outputs(stage: Callable[..., None], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _whole_outputs(
+    stage: Callable[..., None], arguments: argparse.Namespace, here: Mapping[str, Path]
+) -> Iterator[dict[str, Any]]:
+    """The stage's words, where `here` says what URLs are read from; what it wrote is moved into place at the end."""
     words: dict[str, Any] = {}
     moves: list[tuple[Path, Path, str]] = []
     for name, kind in _words(stage).items():
         given = getattr(arguments, name)
         if get_origin(kind) is Annotated:
+            if is_url(given):
+                expect(given)
             final = _here(given)
             partial = final.with_name(f".{final.name}.partial")
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ def _whole_outputs(stage: Callable[..., None], arguments: argparse.Namespace) ->
             moves.append((partial, final, given))
             words[name] = partial
         elif kind is Path:
-            words[name] = fetch(given, WORK) if is_url(given) else Path(given)
+            words[name] = here[given] if is_url(given) else Path(given)
             if not words[name].exists():
                 raise ValueError(f"{name}: there is nothing at {given}; `dvc repro` makes what a stage reads")
         else:

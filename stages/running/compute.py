@@ -11,7 +11,7 @@ class Compute(Section):
     """Which processes share a stage's pieces of work."""
 
     engine: Literal["local", "ray"]
-    """local: processes of this machine; ray: of a cluster."""
+    """local: processes of this machine; ray: of a cluster. `ingest` reads files that lie here, and does it here either way."""
     address: str | None
     """The cluster's address, host:port or auto; null with local."""
     processes: PositiveInt

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 import yaml
 
@@ -85,6 +86,19 @@ def test_a_source_folder_that_nobody_makes_is_a_fault(place):
     missing = [fault for fault in found if "there is no folder" in fault]
     assert len(missing) == 1
     assert "ingest.sources.b.folder: there is no folder /nowhere/at all" in missing[0]
+
+
+def test_a_source_at_a_url_at_which_nothing_lies_is_a_fault(place):
+    fsspec.filesystem("memory").pipe("/check/there/rows.json", b"[]")
+    found = check(
+        place,
+        "draw: {seed: 1, rate: null}\nlearn: {seed: 2, rate: {start: 0.5}}\n"
+        "ingest: {sources: {a: {folder: 'memory://check/there'}, b: {folder: 'memory://check/not there'}}}",
+    )
+
+    missing = [fault for fault in found if "there is nothing at" in fault]
+    assert len(missing) == 1
+    assert "ingest.sources.b.folder: there is nothing at memory://check/not there" in missing[0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Pieces of work on a Ray cluster of two nodes: the same results in the same order, also when a node dies meanwhile."""
 
 import hashlib
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
+import yaml
 
 from stages import curate as curating
 from stages import ingest as ingesting
@@ -22,8 +25,12 @@ from stages.running.compute import Compute, use, used
 from stages.running.section import read_params
 from stages.running.workers import mapped
 
-HEAD, OTHER, PORT = "127.0.0.2", "127.0.0.3", 26399
-"""Two nodes of one machine are told apart by their addresses, and all of 127 is loopback."""
+ROOT = Path(__file__).parents[3]
+HEAD, PORT = "127.0.0.2", 26399
+OTHERS = (f"127.0.0.{number}" for number in itertools.count(3))
+"""Nodes of one machine are told apart by their addresses, and all of 127 is loopback."""
+PATIENCE = 300
+"""Seconds after which what was waited for does not come."""
 
 
 def test_ray_wants_an_address_and_local_wants_none():
@@ -58,19 +65,16 @@ def kill(one: psutil.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Two nodes; the second is yielded, so that it may be killed."""
+def head():
+    """A cluster of one node, to which others may come: its folder, and the node. `mapped` uses it."""
     ray = pytest.importorskip("ray")
     # A socket's path has room for some hundred letters.
     folder = Path(f"/tmp/tandem-ray-{os.getpid()}")
     folder.mkdir()
     before = used()
-    with (
-        node(folder, "--head", f"--node-ip-address={HEAD}", f"--port={PORT}", "--include-dashboard=false"),
-        node(folder, f"--address={HEAD}:{PORT}", f"--node-ip-address={OTHER}") as other,
-    ):
+    with node(folder, "--head", f"--node-ip-address={HEAD}", f"--port={PORT}", "--include-dashboard=false") as first:
         use(Compute(engine="ray", address=f"{HEAD}:{PORT}", processes=2))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 ray.init(address=f"{HEAD}:{PORT}", _node_ip_address=HEAD, log_to_driver=False, logging_level="error")
@@ -78,12 +82,24 @@ def cluster(tmp_path_factory):
             except (ConnectionError, RuntimeError):
                 assert time.monotonic() < deadline, (folder / "ray.log").read_text()
                 time.sleep(0.5)
-        while ray.cluster_resources().get("CPU") != 2.0:
-            assert time.monotonic() < deadline, "the second node does not come"
-            time.sleep(0.2)
-        yield other
+        yield folder, first
         ray.shutdown()
         use(before)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def other(head):
+    """A second node of the cluster, which may be killed."""
+    import ray
+
+    address = next(OTHERS)
+    with node(head[0], f"--address={HEAD}:{PORT}", f"--node-ip-address={address}") as one:
+        deadline = time.monotonic() + PATIENCE
+        while address not in [about["NodeManagerAddress"] for about in ray.nodes() if about["Alive"]]:
+            assert time.monotonic() < deadline, "the second node does not come"
+            time.sleep(0.2)
+        yield one
 
 
 def doubler():
@@ -110,25 +126,147 @@ def tables(number):
 
 
 @pytest.mark.slow
-def test_a_fault_reaches_who_asked_in_its_own_words(cluster):
+def test_a_fault_reaches_who_asked_in_its_own_words(head):
     with pytest.raises(ValueError, match=r"^a fault$"):
         list(mapped(doubler(), (0.0,), [*tables(1), "fault"]))
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_in_the_middle_loses_nothing_and_the_results_are_those_of_this_machine(cluster):
+def test_a_node_that_dies_in_the_middle_loses_nothing_and_the_results_are_those_of_this_machine(other):
     nodes, done = set(), []
     for number, (table, where) in enumerate(mapped(doubler(), (0.2,), tables(40))):
         nodes.add(where)
         done.append(table)
         if number == 10:
             assert len(nodes) == 2, "both nodes work"
-            kill(cluster)
+            kill(other)
     expected = [pa.table({"number": [2 * value for value in table["number"].to_pylist()]}) for table in tables(40)]
     assert done == expected
 
 
-PARAMS = read_params(Path(__file__).parents[3] / "params.yaml")
+PARAMS = read_params(ROOT / "params.yaml")
+ROWS = 200
+"""In a shard: some forty shards."""
+
+
+def stage(name: str, folder: Path, *words: object, compute: str) -> "subprocess.Popen[str]":
+    """The command of a stage, started in `folder`."""
+    small = {"scenes": 120, "captions": 60, "chats": 60, "benchmark_images": 4, "digits_held_out": 20}
+    params = PARAMS | {"sample": PARAMS["sample"] | small, "ingest": PARAMS["ingest"] | {"shard_rows": ROWS}}
+    (folder / f"{compute}.yaml").write_text(yaml.safe_dump(params | {"compute": COMPUTE[compute]}), encoding="utf-8")
+    command = [sys.executable, "-m", f"stages.{name}", *map(str, words), "--params", f"{compute}.yaml"]
+    # Words go to a file, since nobody reads a pipe meanwhile.
+    with (folder / f"{name}.log").open("w") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=subprocess.STDOUT, text=True
+        )
+
+
+COMPUTE = {
+    "local": {"engine": "local", "address": None, "processes": 1},
+    "ray": {"engine": "ray", "address": f"{HEAD}:{PORT}", "processes": 2},
+}
+WORDS = {
+    "validate": ("data/ingest", "accepted"),
+    "curate": ("data/validate", "data/ingest", "data/sample/benchmarks", 30),
+    "render": ("data/curate", "data/ingest", "data/base/model"),
+}
+"""What the stages that share their shards read, as dvc.yaml has it."""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, tiny_model):
+    """A project's folder with what each of `WORDS` reads and, by this machine alone, writes."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "accepted").mkdir()
+    shutil.copytree(tiny_model, folder / "data/base/model")
+    written = {"sample": ((), "data/sample")}
+    written |= {
+        f"ingest {source}": ((source, about["folder"]), f"data/ingest/{source}")
+        for source, about in PARAMS["ingest"]["sources"].items()
+    }
+    written |= {name: (words, f"data/{name}") for name, words in WORDS.items()}
+    for name, (words, out) in written.items():
+        assert stage(name.split()[0], folder, *words, out, compute="local").wait() == 0, (
+            folder / f"{name.split()[0]}.log"
+        ).read_text()
+    return folder
+
+
+def title(process: psutil.Process) -> str:
+    """What Ray calls a process: ray::_do while it is at a piece of our work."""
+    try:
+        return " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return ""
+
+
+def workers(one: psutil.Popen) -> list[psutil.Process]:
+    """The node's processes that do pieces, or wait for one."""
+    return [process for process in one.children(recursive=True) if title(process) in ("ray::_do", "ray::IDLE")]
+
+
+def stop(process: psutil.Process) -> None:
+    process.suspend()
+    while process.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+
+
+def stopped_at_a_piece(first: psutil.Popen, other: psutil.Popen, kept: Path, run: "subprocess.Popen[str]", log: Path) -> None:
+    """Return when `run` has kept some shards, and a process of the node `other` is stopped in the midst of another."""
+    deadline = time.monotonic() + PATIENCE
+
+    def look() -> None:
+        assert run.poll() is None, f"it ended before the second node had a piece: {log.read_text()}"
+        assert time.monotonic() < deadline, f"the second node gets no piece: {log.read_text()}"
+        time.sleep(0.001)
+
+    # The first node holds its first piece until the second is ready to work, lest it do all alone.
+    held: list[psutil.Process] = []
+    while not (ours := workers(other)):
+        look()
+        if not held:
+            held = [process for process in workers(first) if title(process) == "ray::_do"]
+            for process in held:
+                stop(process)
+    for process in held:
+        process.resume()
+    while True:
+        look()
+        if len(list(kept.glob("*/*.size"))) < 3:
+            continue
+        for process in ours:
+            if title(process) == "ray::_do":
+                stop(process)
+                if title(process) == "ray::_do":
+                    return
+                process.resume()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS)
+def test_a_stage_of_which_a_node_dies_with_a_shard_in_its_hands_ends_well_with_the_bytes_of_this_machine(
+    name, head, here, other, tmp_path
+):
+    _, first = head
+    for read in ("data", "accepted"):
+        (tmp_path / read).symlink_to(here / read)
+    run = stage(name, tmp_path, *WORDS[name], "out", compute="ray")
+    try:
+        stopped_at_a_piece(first, other, tmp_path / ".work/memo", run, tmp_path / f"{name}.log")
+        done = len(list((tmp_path / ".work/memo").glob("*/*.size")))
+        kill(other)
+        assert run.wait(PATIENCE) == 0, (tmp_path / f"{name}.log").read_text()
+    finally:
+        run.kill()
+        run.wait()
+    assert 3 <= done < len(list((tmp_path / ".work/memo").glob("*/*.size")))
+    assert digests(tmp_path / "out") == digests(here / "data" / name)
 
 
 def data_half(folder: Path, model: Path) -> dict[str, str]:
@@ -147,16 +285,16 @@ def data_half(folder: Path, model: Path) -> dict[str, str]:
     (data / "render").mkdir()
     written = rendering.Params.model_validate(PARAMS["render"])
     rendering.render(written, data / "curate", data / "ingest", model, data / "render")
-    files = (path for path in sorted(data.rglob("*")) if path.is_file())
-    return {path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return digests(data)
 
 
 @pytest.mark.slow
 def test_the_data_half_writes_the_same_bytes_on_a_cluster_of_which_a_node_died_as_on_this_machine(
-    cluster, tmp_path, tiny_model, monkeypatch
+    other, tmp_path, tiny_model, monkeypatch
 ):
     found = {}
     on_cluster = used()
+    kill(other)
     for name, compute in (("here", Compute(engine="local", address=None, processes=1)), ("there", on_cluster)):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
