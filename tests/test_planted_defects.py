@@ -666,6 +666,7 @@ def test_there_is_a_kind_for_every_state_in_which_the_data_half_ends_rows_but_on
     assert set(ledger.STATES) - {kind.state for kind in KINDS} == {"uncertified", "unseen", "trained"}
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(planted: tuple[Path, Mapping[str, list[Kind]]], tiny_model: Path) -> None:
     root, _ = planted
     chain(root, tiny_model, "again")

@@ -364,6 +364,7 @@ def test_connect_takes_at_most_its_rows_and_fewer_are_a_part_of_more(tmp_path):
 
 
 SHOWN = [saved(drawing(number)) for number in range(6)]
+PICTURES = st.sampled_from(named(SHOWN))
 
 
 def with_benchmark(folder):
@@ -386,7 +387,7 @@ def tables(draw):
             row(
                 number,
                 source=draw(st.sampled_from(["tasks", "tasks", "captions", "chats", "birds"])),
-                picture=" ".join(draw(st.sampled_from(named(SHOWN))) for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))),
+                picture=" ".join(draw(PICTURES) for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))),
                 task=f"task-{draw(few)}",
                 kind="judgement" if judged else draw(st.sampled_from(["short", "long"])),
                 domain=f"domain-{draw(few)}",
@@ -444,24 +445,33 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_same_rows_give_the_same_bytes_from_any_number_of_processes_and_from_what_was_kept(tmp_path):
-    rows = [
-        row(number, kind="judgement", answer="Yes" if number % 3 else "No", picture=f"{number // 2}") for number in range(60)
-    ]
-    chosen = params(held_out=0.2, rows_per_task=10)
-    curated(tmp_path / "first", [*rows, *FILLERS], chosen, cut=20)
-    first = files(tmp_path / "first" / "curated")
-    curated(tmp_path / "second", [*rows, *FILLERS], chosen, cut=20)
-    assert files(tmp_path / "second" / "curated") == first
+JUDGED = [row(number, kind="judgement", answer="Yes" if number % 3 else "No", picture=f"{number // 2}") for number in range(60)]
+
+
+def bytes_of(folder):
+    """What a run in `folder` writes of sixty rows."""
+    curated(folder, [*JUDGED, *FILLERS], params(held_out=0.2, rows_per_task=10), cut=20)
+    return files(folder / "curated")
+
+
+def test_the_same_rows_give_the_same_bytes_from_what_was_kept(tmp_path):
+    first = bytes_of(tmp_path / "first")
+    assert bytes_of(tmp_path / "second") == first
+    (tmp_path / ".work").rename(tmp_path / "forgotten")
+    assert bytes_of(tmp_path / "third") == first
+    assert {path.name for path in first} >= {"00000.parquet", "00002.parquet", "ledger.parquet", "choices.json"}
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_bytes_of_one(tmp_path):
+    first = bytes_of(tmp_path / "first")
     (tmp_path / ".work").rename(tmp_path / "forgotten")
     two, before = compute.Compute(engine="local", address=None, processes=2), compute.used()
     compute.use(two)
     try:
-        curated(tmp_path / "third", [*rows, *FILLERS], chosen, cut=20)
+        assert bytes_of(tmp_path / "second") == first
     finally:
         compute.use(before)
-    assert files(tmp_path / "third" / "curated") == first
-    assert {path.name for path in first} >= {"00000.parquet", "00002.parquet", "ledger.parquet", "choices.json"}
 
 
 def test_only_the_shards_that_are_new_are_looked_at_again(tmp_path, monkeypatch):
