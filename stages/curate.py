@@ -325,7 +325,7 @@ def read_questions(
         for (_, name), found in zip(new, mapped(contamination.marking, given, tables), strict=True):
             memo.keep(found.write_parquet, name)
         kept = [memo.recall(name) for name in names]
-        assert None not in kept, "what was kept is gone: does another run work in this folder?"
+        assert None not in kept, "the memo lost what it has just kept"
         return pl.concat([none, *(pl.read_parquet(path, glob=False) for path in kept if path)])
 
 
@@ -363,8 +363,8 @@ def read_concepts(wanted: Coreset, sources: Sequence[str], paths: Sequence[Path]
         for (_, name), found in zip(new, looks, strict=True):
             memo.keep(found.write_parquet, name)
         kept = [memo.recall(name) for name in digests]
-    assert None not in kept, "what was kept is gone: does another run work in this folder?"
-    return pl.concat(pl.read_parquet(path, glob=False).filter(pl.col("source").is_in(sources)) for path in kept if path)
+        assert None not in kept, "the memo lost what it has just kept"
+        return pl.concat(pl.read_parquet(path, glob=False).filter(pl.col("source").is_in(sources)) for path in kept if path)
 
 
 def hold_out(chosen: Choice, params: Params, found: Twins) -> NDArray[np.bool_]:

@@ -105,9 +105,10 @@ def ingest(params: Params, source: str, folder: Path, ingested: Out) -> None:
     declared = {name: asdict(task) for name, task in tasks.items()}
     lines = [ledger.SCHEMA.empty_table()]
     with (
+        # First, for one run at a time has it: what is kept of the source's pictures is another's to forget, too.
+        Memo(f"ingest.{source}", about.format, declared, sorted(excluded)) as memo,
         open_pictures(_below(folder, about.images) if about.images else None) as pictures,
         ImageWriter(ingested, params.shard_mib, Kept(WORK / "pictures" / source, pictures.stamp)) as store,
-        Memo(f"ingest.{source}", about.format, declared, sorted(excluded)) as memo,
         progress((), f"ingest {source}") as bar,
         _Shards(ingested / "examples", params.shard_rows) as examples,
     ):

@@ -37,8 +37,8 @@ LOST_AT = {
 }
 WAYS = {state: OWN_WAY.get(state) or LOST_AT[stage] for state, stage in STATES.items()} | {ON: ("on their", "way")}
 """State → the column, named in two lines, in which it is counted: what one stage ended is counted together."""
-TWIN = re.compile(r"([\w-]+)[:#](\d+)")
-"""How a reason names another row: `exact: tasks:17`."""
+TWIN = re.compile(r": ([\w-]+):(\d+)")
+"""How a duplicate's reason names another row: `exact: tasks:17`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +226,7 @@ def story(data: Path, source: str, row: int) -> dict[str, Any]:
         "images": _pictures(data / CHAIN[0], source, given["images"]) if given else [],
         "broken": _broken(data / "validate", source, row),
         "contaminated_by": _contaminated_by(data / "curate", source, row),
-        "twin": _twin(data, said.get("curate", {}).get("reason") or ""),
+        "twin": _twin(data, said.get("curate", {})),
         "tokens": _tokens(data / "render", source, row, said.get("render", {})),
     }
 
@@ -308,9 +308,9 @@ def _contaminated_by(curated: Path, source: str, row: int) -> list[dict[str, Any
     return [{name: value for name, value in one.items() if name not in ("source", "row")} for one in found]
 
 
-def _twin(data: Path, reason: str) -> dict[str, Any] | None:
-    """The other row that the reason names, if it names one: its id, where it ended, and what it says."""
-    found = TWIN.search(reason)
+def _twin(data: Path, said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The other row that a duplicate's reason names: its id, where it ended, and what it says."""
+    found = TWIN.search(said["reason"]) if said.get("state") == "duplicate" else None
     if found is None or not (data / CHAIN[0] / found[1] / "ledger.parquet").is_file():
         return None
     source, row = found[1], int(found[2])

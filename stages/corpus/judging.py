@@ -195,7 +195,7 @@ def judge(rules: Rules, sources: Sequence[Source], memo: Memo) -> Iterator[Judge
     for source, path, key in kept:
         found = {name: memo.recall(key, name) for name in Written._fields}
         files = {name: path for name, path in found.items() if path is not None}
-        assert len(files) == len(found), f"what was kept of {path} is gone: another run removed it"
+        assert len(files) == len(found), f"the memo lost what it has just kept of {path}"
         yield Judged(source.name, shards.name(int(path.stem), source.name), path, **files)
 
 

@@ -1,10 +1,12 @@
-"""Whether one picture is a copy of another: scaled, compressed, cut at its edges, or mirrored.
+"""Whether one picture is a copy of another: scaled, compressed, cut at its edges by up to a tenth, or mirrored left to right.
 
 Two looks. The first is cheap enough for each picture against each: a hash (`decoding.phash`) differs in few bits between a
-picture and its scaled or compressed copy, but not its cropped one. So of one of the two pictures several hashes are made, as
-its copies cut at the edges would have them, mirrored ones too (`hashes`). The second look is for the few pairs that the first
-finds near: the pictures themselves are laid over each other, as well as the best crop allows, and compared (`compared`). It
-tells apart what a hash cannot: digits, tables, plain shapes on a plain ground.
+picture and its scaled or compressed copy, but not its cropped one. So several are made of the picture that may have been
+copied, near those of its copies cut at the edges, mirrored ones too (`hashes`), and one of the picture that may be the copy.
+A part of the other is found so, and not a whole of which the other is a part. The second look is for the few pairs that the
+first finds near: the copy is laid over the crop whose hash is near, then over what a search from there comes to, and compared
+(`compared`). It tells apart what a hash cannot: digits, tables, plain shapes on a plain ground. Neither look sees transparency,
+nor turns a picture as its EXIF says.
 """
 
 import io
@@ -40,7 +42,8 @@ LONGEST_STEP = 0.03
 PATCH = np.kron(np.eye(PATCHES, dtype=np.float32), np.full(SHOWN // PATCHES, PATCHES / SHOWN, dtype=np.float32))
 """[PATCHES, SHOWN]: from each side takes a picture to the means of its patches."""
 FLAT = 2.0
-"""Root mean square contrast, in levels of 0 to 255, under which a picture shows nothing that could be compared."""
+"""Root mean square contrast, in levels of 0 to 255, under which a picture shows nothing that could be compared: that of its
+strongest colour where hashes are made, that over all three where two are compared."""
 
 
 def _crops() -> Floats:
@@ -57,7 +60,8 @@ HASHES = 2 * len(CROP)
 def _cosines() -> tuple[Floats, Floats]:
     """[crops, LOW, HASHED] down and across: what takes a picture of `HASHED` pixels to the low frequencies of a crop.
 
-    A crop is that much of the cosines of `phash` stretched over its part of the pixels, each pixel by its share in it.
+    The cosines of `phash` are stretched over the crop's part of the pixels, each pixel by its share in it. `phash` of the crop
+    itself, which is scaled first, is near and not the same.
     """
     edges = np.arange(HASHED + 1) / HASHED
     middles = (edges[:-1] + edges[1:]) / 2
@@ -78,7 +82,7 @@ def opened(content: bytes) -> Image.Image:
     """A picture in colours.
 
     Raises:
-        ValueError: these bytes are no whole picture of a format we read.
+        ValueError: Pillow cannot read all of it, or it is of a format we do not read.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -95,27 +99,28 @@ def hashes(shown: Image.Image) -> NDArray[np.uint64]:
     low = np.concatenate([low, low * (-1.0) ** np.arange(LOW)]).reshape(HASHES, LOW * LOW)
     bits = np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1)
     made = bits.view(">u8").ravel().astype(np.uint64)
-    # Whole pictures to the bit as every picture's hash is made: an exact copy is at distance 0.
+    # Whole pictures as every picture's hash is made, but for JPEG, of which less is decoded there; the same bytes need no hash.
     made[0] = phash(shown)
     made[len(CROP)] = phash(shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     return made
 
 
 def shows_something(shown: Image.Image) -> bool:
-    """Whether a picture has any contrast; the hash of one colour is the same for every such picture."""
+    """Whether a picture has contrast above `FLAT` in some colour; all pictures without any have one and the same hash."""
     return bool((reduced(shown, SHOWN).std((1, 2)) > FLAT).any())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What pairs of pictures have in common, [pairs] each, laid over each other as well as possible."""
+    """What pairs of pictures have in common, [pairs] each, laid over each other as well as was found."""
 
     likeness: Floats
-    """Correlation of their colours, -1 to 1: 1 if one is the other, be it brighter or paler; 0 where one shows nothing."""
+    """Correlation of their colours, -1 to 1: 1 if one is the other, be it brighter or paler; 0 if either is below `FLAT`."""
     patch: Floats
-    """How far their colours differ in the patch in which they differ most, brightness and contrast evened out; 0 to 255."""
+    """How far a colour differs in the patch in which one differs most, in levels; each colour's brightness, and the contrast of
+    all, evened out."""
     tone: Floats
-    """How far their mean brightness differs; 0 to 255."""
+    """How far the means over all their colours differ, in levels of 0 to 255."""
 
 
 def reduced(shown: Image.Image, side: int) -> NDArray[np.float32]:
@@ -127,7 +132,8 @@ def reduced(shown: Image.Image, side: int) -> NDArray[np.float32]:
 def compared(copies: Floats, wholes: Floats, which: NDArray[np.int64]) -> Comparison:
     """Each of `copies` [pairs, 3, SHOWN, SHOWN] with the picture of its number [pairs, 3, BASE, BASE].
 
-    which: [pairs], of which of its `hashes` the copy's hash is near; so it is that crop, or one a little off it.
+    which: [pairs], of which of its `hashes` the copy's hash is near. It is compared with that crop, and with the one that
+    `_laid` comes to from there; the likelier of the two counts.
     """
     mirrored = which >= len(CROP)
     wholes = np.where(mirrored[:, None, None, None], wholes[..., ::-1], wholes)
@@ -160,10 +166,10 @@ def _cut(wholes: Floats, crop: Floats, side: int) -> Floats:
 
 
 def _laid(wholes: Floats, copies: Floats, crop: Floats) -> Floats:
-    """The crops [pairs, 4] of the grey `wholes` [pairs, BASE, BASE] that are most like `copies` [pairs, SHOWN, SHOWN].
+    """The crops [pairs, 4] of the grey `wholes` [pairs, BASE, BASE], moved towards what shows `copies` [pairs, SHOWN, SHOWN].
 
     Gauss-Newton, brightness and contrast free (Lucas and Kanade, 1981; Baker and Matthews, 2004), first on pictures of half the
-    size, whose slopes reach further. Thin lines on a white ground are lost now and then.
+    size, whose slopes reach further. Thin lines on a white ground are lost now and then; so the crop it began with counts too.
     """
     for whole, wanted, rounds in ((_halved(wholes), _halved(copies), ROUNDS[0]), (wholes, copies, ROUNDS[1])):
         for _ in range(rounds):

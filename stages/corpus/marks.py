@@ -39,7 +39,6 @@ SCHEMA = pa.schema(
         ("said_low", pa.uint64()),
         ("draw", pa.float64()),
         ("side", pa.int8()),
-        ("characters", pa.int32()),
         ("pictures", pa.list_(pa.int32())),
     ]
 )
@@ -83,7 +82,6 @@ def look_at(rows: pa.Table, seed: int, near: bool) -> tuple[pa.Table, pa.Table]:
             **_halves("said", said if near else ["0" * 32] * len(rows)),
             "draw": pa.array([rank(seed, "draw", one) for one in contents], pa.float64()),
             "side": pa.array(_sides(rows)),
-            "characters": pa.array(_characters(rows)),
             "pictures": pa.ListArray.from_arrays(_offsets(images), pictures.indices.cast(pa.int32())),
         }
     )
@@ -137,12 +135,6 @@ def _sides(rows: pa.Table) -> NDArray[np.int8]:
     return sides
 
 
-def _characters(rows: pa.Table) -> NDArray[np.int32]:
-    turns = _list(rows["turns"])
-    lengths = pc.utf8_length(turns.flatten().field("text")).to_numpy()
-    return np.bincount(pc.list_parent_indices(turns).to_numpy(), lengths, minlength=len(rows)).astype(np.int32)
-
-
 def _halves(name: str, digests: Sequence[str]) -> dict[str, pa.Array]:
     high = pa.array([int(digest[:16], 16) for digest in digests], pa.uint64())
     return {name: high, f"{name}_low": pa.array([int(digest[16:32], 16) for digest in digests], pa.uint64())}
@@ -189,7 +181,6 @@ class Marks:
     draw: NDArray[np.float64]
     """The rank of its content in every draw."""
     side: NDArray[np.int8]
-    characters: NDArray[np.int32]
     starts: Numbers
     """(rows + 1,): row i's pictures are `pictures[starts[i] : starts[i + 1]]`."""
     pictures: Numbers
@@ -241,7 +232,6 @@ def gathered(shards: Sequence[tuple[pa.Table, pa.Table]], order: Sequence[str]) 
         said=both("said"),
         draw=rows["draw"].to_numpy()[met],
         side=rows["side"].to_numpy()[met],
-        characters=rows["characters"].to_numpy()[met],
         starts=starts,
         pictures=shown[at],
         sha256=sha256,

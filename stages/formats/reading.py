@@ -68,7 +68,7 @@ class Reader:
         if not text:
             yield from self.blocks_of(read_rows(path), file)
             return
-        size = path.stat().st_size
+        stamp = _stamp(path)
         start: dict[str, int] | None = None
         reading: tuple[Any, Iterator[Any]] | None = None
         while True:
@@ -86,8 +86,8 @@ class Reader:
                 made = self._next_block(entries, file)
                 end = opened.place() if made.whole else None
                 block = made.block()
-                if not block.brought and path.stat().st_size == size:
-                    _keep(memo, block.rows, path, file, start, end)
+                if not block.brought:
+                    _keep(memo, block.rows, path, stamp, file, start, end)
                 yield block
             if end is None:
                 return
@@ -224,8 +224,14 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _keep(memo: Memo, rows: pa.Table, path: Path, file: str, start: dict[str, int] | None, end: dict[str, int] | None) -> None:
-    """Keep what the bytes from `start` to `end` gave, or to the file's end if that is None."""
+def _keep(
+    memo: Memo, rows: pa.Table, path: Path, stamp: str, file: str, start: dict[str, int] | None, end: dict[str, int] | None
+) -> None:
+    """Keep what the bytes from `start` to `end` gave, or to the file's end if that is None.
+
+    The digest is taken of the file after `rows` were read of it. They are only kept if it has the `stamp` still that it had
+    before: of a file that is written to meanwhile, the bytes may be others than those that gave the rows.
+    """
     size = path.stat().st_size
     first = start["byte"] if start else 0
     # Of what stands behind a row, the next character belongs to it: 1 is another row than 12.
@@ -233,8 +239,16 @@ def _keep(memo: Memo, rows: pa.Table, path: Path, file: str, start: dict[str, in
     if last - first < WORTH_KEEPING:
         return
     about = {"end": end, "last": last, "digest": _digest(path, first, last)}
+    if _stamp(path) != stamp:
+        return
     table = rows.replace_schema_metadata({ABOUT: json.dumps(about)})
     memo.keep(partial(pq.write_table, table, compression="zstd"), file, start)
+
+
+def _stamp(path: Path) -> str:
+    """Changes when the file is written to, also to the same length or with its old date, or when another takes its place."""
+    about = path.stat()
+    return f"{about.st_ino} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
 
 
 def _unchanged(kept: Path, path: Path, start: dict[str, int] | None) -> tuple[pa.Table, dict[str, int] | None] | None:

@@ -13,17 +13,17 @@ MOST_REASONS = 6
 """Reasons named per state; the rest are counted together."""
 TOLD = {
     "unreadable": "could not be read",
-    "excluded": "asked to be left out",
+    "excluded": "named by their source to be left out",
     "quarantined": "broke the data contract",
-    "duplicate": "said before, behind the same picture",
+    "duplicate": "said already by another row",
     "contaminated": "too like an item of a benchmark",
     "not_in_coreset": "not in the chosen coreset",
-    "over_cap": "over the cap of their task",
+    "over_cap": "over a limit that params.yaml sets",
     "unbalanced": "left out so that Yes and No are equally many",
     "not_in_dose": "not in the chosen dose",
     "held_out": "kept aside for testing",
-    "unused": "of no use to any tuning stage",
-    "too_long": "longer than the model may read",
+    "unused": "of a source that no tuning stage names",
+    "too_long": "longer than params.yaml allows, in tokens",
     "uncertified": "whose loss mask could not be proved",
     "ready": "ready to learn from",
     "unseen": "ready, but the steps ended before their turn",
@@ -109,7 +109,7 @@ def _counted(part: pl.DataFrame) -> pl.DataFrame:
     """One stage's rows by source, state and the reason's name, with the detail of the first of each."""
     detail = pl.col("reason").first().str.splitn(":", 2).struct[1].fill_null("").str.strip_chars()
     name = ledger.reason_names().alias("name")
-    # A reason has thousands of details (`same_as: tasks#17`), so names are taken of the rows and only then counted.
+    # A reason has thousands of details (`exact: tasks:17`), so names are taken of the rows and only then counted.
     return part.group_by("source", "state", name, maintain_order=True).agg(rows=pl.len(), detail=detail)
 
 

@@ -3,6 +3,9 @@
 DVC knows that a stage is stale; it does not know that one shard of a hundred is. A stage asks here for each of its shards, does
 only what is missing, and so repeats work in proportion to what is new. What is kept lies under `.work`: it is never a
 dependency and never an output, and whoever removes it loses time alone: a key is the digest of all that a result hangs on.
+
+Runs that work in one folder share what is kept, and each forgets what it did not ask for: under another run's hands, if the two
+worked at once. So of two that do the same kind of work, on other data or into another place, the second waits for the first.
 """
 
 import hashlib
@@ -11,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from stages.running.command import WORK
+from stages.running.leash import alone
 
 LIBRARIES = (
     *("numpy", "pandas", "polars", "pyarrow", "pillow", "simplejpeg", "scipy", "great-expectations"),
@@ -27,13 +32,17 @@ LIBRARIES = (
 
 
 class Memo:
-    """The results of one kind of work. Those that a run did not ask for are forgotten when it ends well."""
+    """The results of one kind of work, for one run at a time, from `with` on; a second one waits there, and says so.
+
+    Those that a run did not ask for are forgotten when it ends well. Once `with` is left, another run may forget any of them.
+    """
 
     def __init__(self, kind: str, *given: Any, folder: Path | None = None) -> None:
         """`kind`: whose results, as a folder's name. `given`: what all of them depend on besides our code and libraries."""
         self.folder = (folder or WORK / "memo") / kind
         self.given = digest(code(), *given)
         self.asked: set[str] = set()
+        self._held = ExitStack()
 
     def recall(self, *parts: Any) -> Path | None:
         """The file that was kept for `parts`; None if there is none, or if somebody changed it since."""
@@ -62,13 +71,15 @@ class Memo:
         return self.folder / name
 
     def __enter__(self) -> "Memo":
+        self._held.enter_context(alone(self.folder.name, self.folder.parent))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if path.name.removesuffix(".size") not in self.asked:
-                    path.unlink(missing_ok=True)
+        with self._held:
+            if kind is None and self.folder.is_dir():
+                for path in self.folder.iterdir():
+                    if path.name.removesuffix(".size") not in self.asked:
+                        path.unlink(missing_ok=True)
 
 
 def place(kept: Path, to: Path) -> None:

@@ -1,14 +1,15 @@
-"""The certificate: a conversation's tokens are proved, row by row, to be what inference sends and what the answer says.
+"""The certificate: a conversation's tokens are proved, row by row, to be a prompt as inference has it, and the answer.
 
 What is learnt and what proves it are made apart. Learnt is the whole conversation, written by the chat template without a
 prompt's end. The proof has each answer's prompt written anew, as inference has it written, tokenised on its own, and compared
 with the beginning of what is learnt, id by id; and it has what is learnt decoded, and compared with the answer, to the letter.
 
 The processor itself takes milliseconds for a prompt, so it is not asked about every row. It writes a prompt in two steps: words
-to ids, which is done again here for each row, and pictures to ids, in which only their sizes count. So it is asked for each
-size of picture by itself, for each beginning of a conversation up to its last picture, for each order of turns and special
-tokens, for the longest prompt of all (whatever cuts long prompts cuts this one) and for one row in `SAMPLE`; what it sends must
-be what was compared. If it ever is not, it is asked about every row.
+to ids, which is done again here for each row, and pictures to ids, in which only their sizes count. So it is asked, among rows
+that are proved together, for each size of picture by itself, for each beginning of a conversation up to its last picture, for
+each order of turns and special tokens, for the longest prompt (whatever cuts long prompts cuts this one) and for one prompt in
+`SAMPLE`; what it sends must be what was compared. If it ever is not, it is asked about every one of these rows. Of a processor
+that rewrites some words, and was not asked about a prompt that has them, nothing is found.
 """
 
 import zlib
@@ -30,12 +31,13 @@ CHECKS = {
     "answer": "the supervised tokens decode to exactly the answers, but for white space that the template puts around them",
     "end": "the last supervised token of each answer is one on which generation stops",
     "image": "there are as many image tokens as the processor emits for these pictures",
-    "prompt": "each prompt equals apply_chat_template(..., add_generation_prompt=True), token for token",
+    "prompt": "each prompt that the processor itself was asked for, by apply_chat_template(..., add_generation_prompt=True), "
+    "equals the one that was written and tokenised here, token for token",
 }
 BATCH = 256
 """Conversations that are written and tokenised together."""
 SAMPLE = 1000
-"""Of so many rows the processor itself is asked about one, whatever it said of others."""
+"""Of so many prompts the processor itself is asked for one, by what they say, whatever it sent for others."""
 
 TRIED = (Turn("user", f"{IMAGE}What is it?"), Turn("assistant", "A cat."))
 CLOCK = "strftime_now"

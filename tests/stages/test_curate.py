@@ -64,6 +64,7 @@ def params(
     kinds=None,
     near=False,
     contamination=None,
+    coreset=None,
 ):
     return Params(
         seed=seed,
@@ -74,7 +75,7 @@ def params(
             sources=["tasks"],
             tasks=tasks,
             rows_per_task=rows_per_task,
-            coreset=NO_CORESET,
+            coreset=Coreset.model_validate({**NO_CORESET.model_dump(), **(coreset or {})}),
             quotas=Quotas(domains=domains, kinds=kinds),
         ),
         align=Align(sources=["chats"]),
@@ -362,6 +363,19 @@ def test_connect_takes_at_most_its_rows_and_fewer_are_a_part_of_more(tmp_path):
     assert chosen[5] < chosen[10]
 
 
+SHOWN = [saved(drawing(number)) for number in range(6)]
+PICTURES = st.sampled_from(named(SHOWN))
+
+
+def with_benchmark(folder):
+    """`folder`, where a benchmark shows one of the pictures that rows of `tables` have, and asks one of their questions."""
+    own = folder / "benchmarks" / "own"
+    own.mkdir(parents=True)
+    drawing(3).resize((80, 80)).save(own / "seen.png")
+    (own / "asked.json").write_text(json.dumps([{"id": 4, "question": "Is it 2?"}]))
+    return folder
+
+
 @st.composite
 def tables(draw):
     """Rows of few pictures, tasks, texts and sources, so that everything that can happen to a row happens."""
@@ -373,11 +387,11 @@ def tables(draw):
             row(
                 number,
                 source=draw(st.sampled_from(["tasks", "tasks", "captions", "chats", "birds"])),
-                picture=" ".join(f"p{draw(st.integers(0, 9))}" for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))),
+                picture=" ".join(draw(PICTURES) for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2])))),
                 task=f"task-{draw(few)}",
                 kind="judgement" if judged else draw(st.sampled_from(["short", "long"])),
                 domain=f"domain-{draw(few)}",
-                question=f"{draw(few)}?",
+                question=f"Is it {draw(few)}?",
                 answer=draw(st.sampled_from(["Yes", "no."])) if judged else "red",
                 templated=draw(st.booleans()),
             )
@@ -397,22 +411,33 @@ def wishes(draw):
         tasks=draw(st.none() | number),
         kinds=draw(st.none() | st.dictionaries(st.sampled_from(["short", "judgement"]), number | st.floats(0, 1))),
         near=draw(st.booleans()),
+        contamination={
+            "rule": draw(st.sampled_from(["either", "picture", "question"])),
+            "question_words": 3,
+            "question_rows": draw(st.integers(1, 12)),
+            "question_runs": 1,
+        },
+        coreset={
+            "method": draw(st.sampled_from(["none", "random", "diverse", "balanced", "both"])),
+            "rows": draw(st.integers(1, 4)),
+            "concepts": {"numbers": ["1", "2"], "answers": ["yes", "red"]},
+        },
     )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=tables(), chosen=wishes(), dose=st.integers(1, 5))
 def test_every_row_ends_in_one_state_that_hangs_on_no_shard(tmp_path_factory, rows, chosen, dose):
-    whole, cut = (tmp_path_factory.mktemp(name) for name in ("whole", "cut"))
-    outs, dropped = curated(whole, rows, chosen, dose)
+    whole, cut = (with_benchmark(tmp_path_factory.mktemp(name)) for name in ("whole", "cut"))
+    outs, dropped = curated(whole, rows, chosen, dose, pictures=SHOWN)
     # `curated` has seen to it that each row has one line and lies where that says.
     states = Counter(state for state, _ in dropped.values())
     assert sum(states.values()) + sum(len(outs[name]) for name in ("connect", "train", "align")) == len(rows)
     held = {picture for one in outs["held_out"] for picture in one.images}
     assert not held & {picture for name in ("connect", "train", "align") for one in outs[name] for picture in one.images}
 
-    assert curated(cut, rows, chosen, dose, cut=-(-len(rows) // 7)) == (outs, dropped)
-    for name in ("ledger.parquet", "choices.json"):
+    assert curated(cut, rows, chosen, dose, cut=-(-len(rows) // 4), pictures=SHOWN) == (outs, dropped)
+    for name in ("ledger.parquet", "contaminated.parquet", "choices.json"):
         assert (whole / "curated" / name).read_bytes() == (cut / "curated" / name).read_bytes()
 
 
@@ -420,24 +445,33 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_the_same_rows_give_the_same_bytes_from_any_number_of_processes_and_from_what_was_kept(tmp_path):
-    rows = [
-        row(number, kind="judgement", answer="Yes" if number % 3 else "No", picture=f"{number // 2}") for number in range(60)
-    ]
-    chosen = params(held_out=0.2, rows_per_task=10)
-    curated(tmp_path / "first", [*rows, *FILLERS], chosen, cut=20)
-    first = files(tmp_path / "first" / "curated")
-    curated(tmp_path / "second", [*rows, *FILLERS], chosen, cut=20)
-    assert files(tmp_path / "second" / "curated") == first
+JUDGED = [row(number, kind="judgement", answer="Yes" if number % 3 else "No", picture=f"{number // 2}") for number in range(60)]
+
+
+def bytes_of(folder):
+    """What a run in `folder` writes of sixty rows."""
+    curated(folder, [*JUDGED, *FILLERS], params(held_out=0.2, rows_per_task=10), cut=20)
+    return files(folder / "curated")
+
+
+def test_the_same_rows_give_the_same_bytes_from_what_was_kept(tmp_path):
+    first = bytes_of(tmp_path / "first")
+    assert bytes_of(tmp_path / "second") == first
+    (tmp_path / ".work").rename(tmp_path / "forgotten")
+    assert bytes_of(tmp_path / "third") == first
+    assert {path.name for path in first} >= {"00000.parquet", "00002.parquet", "ledger.parquet", "choices.json"}
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_bytes_of_one(tmp_path):
+    first = bytes_of(tmp_path / "first")
     (tmp_path / ".work").rename(tmp_path / "forgotten")
     two, before = compute.Compute(engine="local", address=None, processes=2), compute.used()
     compute.use(two)
     try:
-        curated(tmp_path / "third", [*rows, *FILLERS], chosen, cut=20)
+        assert bytes_of(tmp_path / "second") == first
     finally:
         compute.use(before)
-    assert files(tmp_path / "third" / "curated") == first
-    assert {path.name for path in first} >= {"00000.parquet", "00002.parquet", "ledger.parquet", "choices.json"}
 
 
 def test_only_the_shards_that_are_new_are_looked_at_again(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from stages import render as stage
 from stages.corpus import example, ledger
 from stages.corpus.example import KINDS, Example, Turn
 from stages.corpus.images import ImageWriter
+from stages.models import loading
 from stages.models.loading import load_processor
 from stages.render import Params, render
 from stages.running.compute import Compute, use
@@ -290,3 +291,38 @@ def test_of_a_shard_that_lost_and_won_rows_only_the_new_ones_are_proved_and_all_
 
     assert asked == [7, 3, 0, 8], "rows that went need no proof, and without what is kept all are proved"
     assert known == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_of_a_shard_whose_processor_is_doubted_known_rows_are_proved_anew_too(rendered, monkeypatch):
+    """Asked itself, this processor shouts of blue, which no row that it was asked about has, and cuts long prompts."""
+    load, proofs, asked = loading.load_processor, stage.proofs, []
+
+    def shouting(model: Path) -> Any:
+        processor: Any = load(model)
+        before = processor.apply_chat_template
+
+        def write(rows: Any, **given: Any) -> Any:
+            if not given.get("tokenize"):
+                return before(rows, **given)
+            for part in (part for row in rows for turn in row for part in turn["content"] if "text" in part):
+                part["text"] = part["text"].replace("blue", "BLUE")[:99]
+            return before(rows, **given)
+
+        processor.apply_chat_template = write
+        return processor
+
+    monkeypatch.setattr(loading, "load_processor", shouting)
+    monkeypatch.setattr(stage, "proofs", lambda chat, these: asked.append(len(these)) or proofs(chat, these))
+    red = rendered.digests[:1]
+    rows = [row(number, f"<image>\nIs it {word}?", "No", images=red) for number, word in enumerate(["green", "blue", "grey"])]
+    long = row(3, "<image>\nIs it green? " + "Is it? " * 20, "No", images=red)
+
+    assert set(states(rendered(*rows)).values()) == {("ready", "train")}, "nobody asked it about the blue one"
+    out = rendered(*rows, long)
+    known = contents(out)
+    assert {number: state for number, (state, _) in states(out).items()} == {
+        0: "ready", 1: "uncertified", 2: "ready", 3: "uncertified"
+    }  # fmt: skip
+    shutil.rmtree(Path(".work"))
+    assert contents(rendered(*rows, long)) == known
+    assert asked == [3, 1, 4, 4]

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import itertools
 from functools import partial
 
 import numpy as np
@@ -46,8 +47,11 @@ def asked(benchmark, item, text="", picture=None):
     return Asked(benchmark, item, text, name, partial(bytes, content) if picture else None)
 
 
-def found(folder, rows, items, given=None, cut=100):
-    """(row, benchmark, item, by) of all evidence against rows (question, pictures' bytes …), `cut` rows in a shard."""
+def found(folder, rows, items, given=None, cut=100, left=None):
+    """(row, benchmark, item, by) of all evidence against rows (question, pictures' bytes …), `cut` rows in a shard.
+
+    `left`: which of them are still wanted; None: all.
+    """
     given = given or params()
     with ImageWriter(folder / "store", shard_mib=1) as store:
         shown = [[store.add(content) for content in contents] for _, *contents in rows]
@@ -61,7 +65,7 @@ def found(folder, rows, items, given=None, cut=100):
     tables = [example.table_of(examples[first : first + cut]) for first in range(0, len(rows), cut)]
     marked = pl.concat([marks(table, compared.known, given.question_words, given.question_rows) for table in tables])
     lines = evidence(
-        pl.DataFrame({"source": "s", "row": pl.int_range(len(rows), eager=True)}),
+        pl.DataFrame({"source": "s", "row": pl.Series(range(len(rows)) if left is None else left, dtype=pl.Int64)}),
         pl.DataFrame(
             [("s", at, place[digest]) for at, digests in enumerate(shown) for digest in digests],
             schema={"source": pl.String, "row": pl.Int64, "picture": pl.Int64},
@@ -135,6 +139,13 @@ def test_a_question_that_more_rows_ask_is_a_template_however_they_lie_in_shards(
     for number, cut in ((3, 1), (4, 1), (3, 100), (4, 100), (4, 2)):
         lines = found(tmp_path / f"{number}-{cut}", [(SPECIFIC,)] * number, items, cut=cut)
         assert len(lines) == (3 if number == 3 else 0)
+
+
+def test_rows_that_were_dropped_before_count_for_a_template_too_in_whichever_shard_they_lie(tmp_path):
+    items = [asked("own", "7", SPECIFIC)]
+    for number, cut in itertools.product((3, 4), (1, 2, 100)):
+        lines = found(tmp_path / f"{number}-{cut}", [(SPECIFIC,)] * number, items, cut=cut, left=[2])
+        assert lines["row"].to_list() == ([2] if number == 3 else [])
 
 
 def test_what_is_asked_of_more_benchmark_pictures_is_a_template_but_several_questions_of_one_are_not(tmp_path):

@@ -60,7 +60,6 @@ def test_marks_are_those_of_each_row_however_the_rows_are_cut(rows, cut):
     assert made.draw.tolist() == [rank(17, "draw", content) for content in contents]
     assert [made.source.known[place] for place in made.source.of] == [one.source for one in rows]
     assert [made.task.known[place] for place in made.task.of] == [one.task for one in rows]
-    assert made.characters.tolist() == [sum(len(turn.text) for turn in one.turns) for one in rows]
     names = made.sha256.to_pylist()
     assert names == sorted({name for one in rows for name in one.images})
     assert made.split.tolist() == [rank(17, "split", name) for name in names]

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -86,3 +88,25 @@ def test_blocks_with_pictures_of_their_own_are_cut_by_their_size_and_not_kept(tm
 
 def test_a_file_of_no_rows_has_a_block_without_rows(read):
     assert read([]) == ([], 0)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_of_a_file_that_is_written_to_while_it_is_read_nothing_is_kept(tmp_path, read, monkeypatch, name):
+    rows, others = [talk(number) for number in range(10, 20)], [talk(number) for number in range(20, 30)]
+    path = tmp_path / name
+    read(others, name)
+    changed = path.read_bytes()  # of the same length
+    shutil.rmtree(tmp_path / "memo")
+    read_block = Reader._next_block
+
+    def writing_meanwhile(self, entries, file):
+        made = read_block(self, entries, file)
+        before = path.stat()
+        path.write_bytes(changed)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        return made
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Reader, "_next_block", writing_meanwhile)
+        read(rows, name)
+    assert read(others, name) == (list(range(20, 30)), 10)

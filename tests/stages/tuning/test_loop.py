@@ -74,7 +74,15 @@ def with_(params: Tuning, **changes) -> Tuning:
     return Tuning.model_validate({**params.model_dump(), **changes})
 
 
-@pytest.mark.parametrize(("how", "optimizer"), [("full", "adamw"), ("lora", "adamw"), ("full", "muon"), ("lora", "muon")])
+@pytest.mark.parametrize(
+    ("how", "optimizer"),
+    [
+        ("full", "muon"),
+        ("lora", "adamw"),
+        pytest.param("full", "adamw", marks=pytest.mark.slow),
+        pytest.param("lora", "muon", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_model, monkeypatch, how, optimizer):
     parts = {"vision_tower": "frozen", "connector": "full", "language_model": how}
     params = with_(PARAMS, parts=parts, optimizer=optimizer)
