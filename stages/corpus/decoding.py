@@ -57,9 +57,9 @@ def look(content: bytes, max_side: int) -> Look:
 
 
 def looks(contents: Sequence[bytes], max_side: int) -> list[Look]:
-    """As `look` of each, in their order; the hashes are taken together, for NumPy's calls cost more than their arithmetic."""
+    """As `look` of each, in their order; their hashes are taken together, for a call of NumPy costs more than its sums do."""
     found = [_look_unhashed(content, max_side) for content in contents]
-    hashes = iter(_phashes_of_small([one.grey for one in found if isinstance(one, _Unhashed)]))
+    hashes = iter(_signs([_frequencies(one.grey) for one in found if isinstance(one, _Unhashed)]))
     return [one if isinstance(one, Look) else Look(True, one.width, one.height, next(hashes)) for one in found]
 
 
@@ -168,29 +168,18 @@ def phash(shown: Image.Image) -> int:
     equal, on every machine.
     """
     grey = np.asarray(shown.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
-    return _signs(_frequencies(grey))[0]
-
-
-def _phashes_of_small(greys: Sequence[np.ndarray]) -> list[int]:
-    """`phash` of each picture, in grey, of some hundred pixels a side at most: scaled and transformed in one step."""
-    low = np.empty((len(greys), LOW, LOW))
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for number, grey in enumerate(greys):
-        alike.setdefault(grey.shape, []).append(number)
-    for numbers in alike.values():
-        low[numbers] = _frequencies(np.stack([greys[number] for number in numbers]))
-    return _signs(low)
+    return _signs([_frequencies(grey)])[0]
 
 
 def _frequencies(grey: np.ndarray) -> np.ndarray:
-    """[..., LOW, LOW]: the low frequencies of pictures [..., height, width]."""
-    height, width = grey.shape[-2:]
+    """[LOW, LOW]: the low frequencies of a small picture in grey, scaled and transformed in one step."""
+    height, width = grey.shape
     return _cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T
 
 
-def _signs(low: np.ndarray) -> list[int]:
+def _signs(low: Sequence[np.ndarray]) -> list[int]:
     """Of each [LOW, LOW] its signs against its median, as 64 bits."""
-    flat = low.reshape(-1, LOW * LOW)
+    flat = np.array(low).reshape(-1, LOW * LOW)
     ordered = np.sort(flat, axis=1)
     # Twice the median of an even number: whole still.
     twice = ordered[:, LOW * LOW // 2 - 1] + ordered[:, LOW * LOW // 2]

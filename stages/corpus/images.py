@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 )
 LOOKS = [name for name in SCHEMA.names if name != "bytes"]
 ROWS_A_GROUP = 100
-BLOCK = 12
+BLOCK = 16
 """Pictures handed to a thread at once: to hand one over costs a tenth of a look at it, and Python that has just been run is
 run again in half the time."""
 AHEAD = 3
