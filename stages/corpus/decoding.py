@@ -4,7 +4,7 @@ import io
 import math
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,17 +38,37 @@ class Look:
     """64 bits, alike for pictures that look alike (`phash`); None unless the picture is whole."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Unhashed:
+    """A whole JPEG, and an eighth of it in grey, of which the hash is still to be taken."""
+
+    width: int
+    height: int
+    grey: np.ndarray
+
+
 def look(content: bytes, max_side: int) -> Look:
     """Decode `content` to its last pixel, unless a side is over `max_side` (a bomb is known by its header).
 
     Safe in several threads at once; decoders let the others run meanwhile. Width and height are the file's own, as Pillow's
     `Image.size`: a turn that EXIF asks for is not made. Of several frames or pages the first is looked at.
     """
+    return looks([content], max_side)[0]
+
+
+def looks(contents: Sequence[bytes], max_side: int) -> list[Look]:
+    """As `look` of each, in their order; their hashes are taken together, for a call of NumPy costs more than its sums do."""
+    found = [_look_unhashed(content, max_side) for content in contents]
+    hashes = iter(_signs([_frequencies(one.grey) for one in found if isinstance(one, _Unhashed)]))
+    return [one if isinstance(one, Look) else Look(True, one.width, one.height, next(hashes)) for one in found]
+
+
+def _look_unhashed(content: bytes, max_side: int) -> Look | _Unhashed:
     found = _look_at_jpeg(content, max_side) if content.startswith(JPEG) else None
     return _look_by_pillow(content, max_side) if found is None else found
 
 
-def _look_at_jpeg(content: bytes, max_side: int) -> Look | None:
+def _look_at_jpeg(content: bytes, max_side: int) -> Look | _Unhashed | None:
     """As `look`, by libjpeg at an eighth of the size, for which it reads every code there is; None where Pillow must decide.
 
     Pillow passes over what libjpeg remarks, and so draws a picture of which 2 KB are zero; here a remark counts (`strict`).
@@ -63,7 +83,8 @@ def _look_at_jpeg(content: bytes, max_side: int) -> Look | None:
         return Look(False, None, None, None) if str(error).startswith(DAMAGE) else None
     if colours not in GREYABLE:
         return None
-    return Look(True, width, height, _phash_of_small(grey[:, :, 0]) if least else phash(Image.fromarray(grey[:, :, 0])))
+    grey = grey[:, :, 0]
+    return _Unhashed(width, height, grey) if least else Look(True, width, height, phash(Image.fromarray(grey)))
 
 
 def _look_by_pillow(content: bytes, max_side: int) -> Look:
@@ -147,19 +168,22 @@ def phash(shown: Image.Image) -> int:
     equal, on every machine.
     """
     grey = np.asarray(shown.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
-    return _signs(_cosines(SIDE, SIDE) @ grey @ _cosines(SIDE, SIDE).T)
+    return _signs([_frequencies(grey)])[0]
 
 
-def _phash_of_small(grey: np.ndarray) -> int:
-    """`phash` of a picture in grey, of some hundred pixels a side at most: scaled and transformed in one step."""
+def _frequencies(grey: np.ndarray) -> np.ndarray:
+    """[LOW, LOW]: the low frequencies of a small picture in grey, scaled and transformed in one step."""
     height, width = grey.shape
-    return _signs(_cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T)
+    return _cosines(height, SIDE) @ grey @ _cosines(width, SIDE).T
 
 
-def _signs(low: np.ndarray) -> int:
-    ordered = np.sort(low, axis=None)
+def _signs(low: Sequence[np.ndarray]) -> list[int]:
+    """Of each [LOW, LOW] its signs against its median, as 64 bits."""
+    flat = np.array(low).reshape(-1, LOW * LOW)
+    ordered = np.sort(flat, axis=1)
     # Twice the median of an even number: whole still.
-    return int.from_bytes(np.packbits(2 * low > ordered[LOW * LOW // 2 - 1] + ordered[LOW * LOW // 2]).tobytes())
+    twice = ordered[:, LOW * LOW // 2 - 1] + ordered[:, LOW * LOW // 2]
+    return np.packbits(2 * flat > twice[:, None], axis=1).view(">u8").ravel().tolist()
 
 
 @lru_cache(maxsize=2048)

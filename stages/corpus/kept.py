@@ -74,9 +74,9 @@ class Kept:
             return None
         return hashlib.blake2b(f"{name}\0{stamp}".encode(errors="surrogatepass"), digest_size=KEY).digest()
 
-    def number(self, digest: bytes) -> int:
-        """The number of the picture of that sha256; -1 if it is not kept."""
-        return int(self._by_digest.find(np.frombuffer(digest, np.uint8).reshape(1, -1))[0])
+    def find(self, digests: Sequence[bytes]) -> list[int]:
+        """Of each sha256 the number of its picture; -1 if it is not kept."""
+        return self._by_digest.find(_matrix(digests, 32)).tolist()
 
     def digest(self, number: int) -> bytes:
         """A picture's sha256."""
@@ -287,7 +287,7 @@ def _parts(folder: Path, code: str) -> Iterator[tuple[Path | None, dict[str, np.
 
 def _code() -> str:
     """A name for all that makes a shard's bytes of a picture's."""
-    files = sorted(Path(__file__).with_name(name) for name in ("decoding.py", "images.py", "kept.py"))
+    files = sorted(Path(__file__).with_name(name) for name in ("decoding.py", "images.py", "kept.py", "straight.py"))
     return digest_of(*files, [[name, version(name)] for name in MADE_BY])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from stages.corpus.decoding import FORMATS, MAX_SIDE, Look, look, phash
+from stages.corpus.decoding import FORMATS, MAX_SIDE, Look, look, looks, phash
 
 
 def drawn(format="PNG", size=(40, 30), mode="RGB"):
@@ -158,6 +158,16 @@ def test_a_whole_picture_is_whole_and_as_large_as_pillow_says(size, format, qual
     more = {"quality": quality} if format in ("JPEG", "WEBP") else {}
     found = look(saved(natural(size, seed), format, **more), MAX_SIDE)
     assert (found.whole, found.width, found.height) == (True, *size)
+
+
+def test_pictures_looked_at_together_are_what_each_is_by_itself():
+    sizes = [(640, 480), (60, 40), (480, 640), (640, 480), (1000, 700), (640, 480)]
+    contents = [saved(natural(size, seed)) for seed, size in enumerate(sizes)]
+    contents[2:2] = [b"no picture", saved(natural((640, 480), 9), "PNG"), contents[0][:9000]]
+    found = looks(contents, 900)
+    assert found == [look(content, 900) for content in contents]
+    assert len({one.phash for one in found}) == 7, "six pictures, and None"
+    assert looks([], 900) == []
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (1000, 700), (300, 200), (64, 48)])

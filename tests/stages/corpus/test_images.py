@@ -120,9 +120,9 @@ def test_pictures_that_wait_for_their_turn_are_few(tmp_path, monkeypatch):
     assert most <= 2_000 + 2 * BLOCK * AHEAD * 1_000
 
 
-def test_pictures_that_rows_bring_along_lie_in_their_order_too(tmp_path):
-    contents = [f"picture {number % 70}".encode() for number in range(100)]
+def test_pictures_of_which_some_come_again_under_other_names_lie_once_in_their_order(tmp_path):
+    pictures = {f"{number}": f"picture {number % 70}".encode() for number in range(100)}
     with ImageWriter(tmp_path, 1) as store:
-        digests = store.add_all(contents)
-    assert digests == [hashlib.sha256(content).hexdigest() for content in contents]
-    assert [content for _, content in read_images([tmp_path])] == contents[:70]
+        found = store.gather(shelf(pictures), list(pictures), RefusedError)
+    assert found == {name: hashlib.sha256(content).hexdigest() for name, content in pictures.items()}
+    assert [content for _, content in read_images([tmp_path])] == list(pictures.values())[:70]

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ import pytest
 
 from stages.running.memo import Memo, place
 
+PROJECT = Path(__file__).parents[3]
 OTHER = """
 import sys
 from pathlib import Path
@@ -28,8 +30,9 @@ def names(folder: Path) -> set[str]:
 def test_of_two_runs_that_share_a_folder_the_second_waits_and_takes_nothing_from_the_first(tmp_path):
     with ExitStack() as waiting, Memo("work", "mine", folder=tmp_path) as memo:
         memo.keep(partial(text, "mine"), 1)
+        environment = os.environ | {"PYTHONPATH": str(PROJECT)}
         command = [sys.executable, "-c", OTHER, str(tmp_path)]
-        other = waiting.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        other = waiting.enter_context(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
         assert other.stderr is not None
         assert other.stderr.readline() == "work: another run of this is alive; waiting for it to end\n"
         kept = memo.recall(1)
