@@ -14,7 +14,7 @@ def test_align_goes_on_from_the_model_that_train_made(place, tiny_model, tuning)
     files = [(out / "model", out / "m.json", out / "c.csv", out / "l.parquet") for out in outs]
 
     rendered, ingested = place / "rendered", place / "ingested"
-    train(TrainParams.model_validate({**tuning, "epochs": 10.0}), rendered, rendered, ingested, tiny_model, *files[0])
+    train(TrainParams.model_validate({**tuning, "epochs": 5.0}), rendered, rendered, ingested, tiny_model, *files[0])
     gentle = AlignParams.model_validate({**tuning, "learning_rate": 0.0001, "dose": 20})
     align(gentle, rendered, rendered, ingested, outs[0] / "model", *files[1])
 

@@ -22,6 +22,7 @@ def test_the_loss_falls_and_its_curve_is_in_the_file_and_in_mlflow(place, tiny_m
     assert run.data.params["train.epochs"] == "20.0"
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes(place, tiny_model, tuning):
     written = []
     for name in ("one", "two"):
