@@ -8,7 +8,7 @@ pictures as Parquet. Beside it the same with Pillow's verify(), and the same sto
 processes; ours does more for its time, and what each found of the planted damage is counted. Nine rows share a picture, as
 in bench/corpus.py's tasks. Processor seconds stand beside the wall clock's: on a busy machine they are the steadier.
 
-Of the three plain ways only the first is timed more than once: it is the one that is meant, and the others are slow too.
+Of the three plain ways only the first is timed more than once: it is the one that is meant; the others take long.
 Fewer than three pairs are shown and not written to bench/results/plain.json.
 """
 
