@@ -60,7 +60,7 @@ run: setup  ## the whole chain: data, model, report, registered version; does on
 
 test: setup  ## all tests: the fast ones, then the slow ones (chains, servers, kills)
 	python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
-	python -m pytest -q -m slow
+	python -m pytest -q -m slow --numprocesses 2 --dist loadfile
 
 check: setup  ## what a change must pass before its tests: style, format, types, wiring
 	python -m ruff check .

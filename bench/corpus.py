@@ -142,7 +142,7 @@ def forget_rows(folder: Path) -> None:
     """Remove all that was written or kept, but for what is known of pictures."""
     shutil.rmtree(folder / "data" / "ingest")
     for kept in (folder / ".work" / "memo").glob("*"):
-        if not kept.name.startswith(OF_PICTURES):
+        if kept.is_dir() and not kept.name.startswith(OF_PICTURES):
             shutil.rmtree(kept)
 
 
