@@ -35,7 +35,7 @@ from stages.running.progress import progress
 from stages.running.section import Section
 from stages.running.workers import mapped
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, check_clock, check_end, proofs
+from stages.trees.certificate import CHECKS, Claim, check_clock, check_end, proofs
 from stages.trees.chat import Chat, Tokens, Unproved
 
 GROUPS = 64
@@ -75,10 +75,12 @@ PROVED = pa.schema(
         ("ids", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.bool_())),
         ("digest", pa.uint64()),
+        ("structures", pa.list_(pa.uint64())),
+        ("longest", pa.int32()),
     ]
 )
 """What becomes of a row: its line in the ledger, and if it is ready its tokens; `prefix` as `tree.plant` takes it; `digest` of
-all that the row said, so that a later run knows it again."""
+all that the row said, so that a later run knows it again; and its claim (`certificate.Claim`) to be asked about."""
 Shard = tuple[str, Path]
 """A tuning stage, and a shard of its curated rows."""
 LINE = [name for name in ledger.SCHEMA.names if name != "file"]
@@ -113,7 +115,8 @@ def prove(
     """For each tuning stage and shard of its rows a file of `PROVED`; only rows that no earlier run proved are proved.
 
     A shard that is as it was is not even read again. Of one from which rows were taken, or to which some were given, because
-    `curate` chooses among all rows there are, the others are taken over.
+    `curate` chooses among all rows there are, the others are taken over, but for the few about which the processor itself is to
+    be asked now that these rows stand together: so what becomes of a row hangs on no history.
     """
     sizes = Sizes(ingested)
     found: dict[Shard, Path | None] = {}
@@ -153,9 +156,9 @@ def unproved(
     former: Mapping[Shard, list[object] | None],
     known: deque[tuple[pa.Array, pa.Table]],
 ) -> Iterator[tuple[str, pa.Table]]:
-    """For each shard its stage and those rows that it had not when it was last proved.
+    """For each shard its stage and those rows that are to be proved: what it had not when it was last proved, and `claimants`.
 
-    To `known` go the names of all its rows, in their order, and what is known of those it had.
+    To `known` go the names of all its rows, in their order, and what is known of the others.
     """
     for stage, shard in missing:
         rows = sizes.beside(pq.read_table(shard))
@@ -164,9 +167,24 @@ def unproved(
         before = memo.recall(*parts) if parts else None
         proved = pq.read_table(before) if before else PROVED.empty_table()
         at = pc.index_in(named(rows), value_set=named(proved))
-        same = pc.fill_null(pc.equal(proved["digest"].take(at), rows["digest"]), False)
-        known.append((named(rows), proved.take(at.filter(same))))
-        yield stage, rows.filter(pc.invert(same))
+        same = pc.fill_null(pc.equal(proved["digest"].take(at), rows["digest"]), False).to_numpy()
+        kept = proved.take(at.filter(pa.array(same)))
+        asked = claimants(kept)
+        known.append((named(rows), kept.filter(pa.array(~asked))))
+        again = np.zeros(len(rows), bool)
+        again[np.flatnonzero(same)[asked]] = True
+        yield stage, rows.filter(pa.array(~same | again))
+
+
+def claimants(proved: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of a table of `PROVED`, in a shard's order, have the first prompt of a structure, or of the longest."""
+    first = np.zeros(len(proved), bool)
+    if len(proved):
+        structures = proved["structures"].combine_chunks()
+        _, places = np.unique(structures.flatten().to_numpy(), return_index=True)
+        first[pc.list_parent_indices(structures).to_numpy()[places]] = True
+        first[np.argmax(proved["longest"].to_numpy())] = True
+    return first
 
 
 def together(names: pa.Array, known: pa.Table, proved: pa.Table) -> pa.Table:
@@ -236,7 +254,7 @@ class Renderer:
         rows = [conversation(row, self.instructions, seed, suffixes) for row in rows]
         measured = zip(*(table[name].to_pylist() for name in SIZES), strict=True)
         sizes = [tuple(zip(widths, heights, strict=True)) for widths, heights in measured]
-        proved, doubted = proofs(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
+        proved, claims = proofs(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
         ended = [self._ended(one, stage) for one in proved]
         ready = [
             one if state == "ready" and isinstance(one, Tokens) else NO_TOKENS
@@ -245,7 +263,11 @@ class Renderer:
         columns = {name: pa.array([getattr(row, name) for row in rows], PROVED.field(name).type) for name in OF_ROW}
         columns |= {"state": pa.array([state for state, _ in ended]), "reason": pa.array([reason for _, reason in ended])}
         columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready), "digest": table["digest"]}
-        return pa.table([columns[name] for name in PROVED.names], schema=PROVED), doubted
+        # Where the processor was doubted no row is taken over, so none has a claim.
+        claimed = claims or [Claim()] * len(rows)
+        columns |= {"structures": pa.array([one.structures for one in claimed], pa.list_(pa.uint64()))}
+        columns |= {"longest": pa.array([one.longest for one in claimed], pa.int32())}
+        return pa.table([columns[name] for name in PROVED.names], schema=PROVED), claims is None
 
     def _ended(self, tokens: Tokens | Unproved, stage: str) -> tuple[str, str]:
         """State and reason."""

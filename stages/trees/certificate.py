@@ -12,10 +12,12 @@ each order of turns and special tokens, for the longest prompt (whatever cuts lo
 that rewrites some words, and was not asked about a prompt that has them, nothing is found.
 """
 
+import hashlib
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -106,12 +108,13 @@ def prove_all(chat: Chat, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
     return proofs(chat, rows)[0]
 
 
-def proofs(chat: Chat, rows: Sequence[Asked]) -> tuple[list[Tokens | Unproved], bool]:
-    """As `prove_all`; and whether the processor was doubted, so that it was asked about each of `rows`."""
+def proofs(chat: Chat, rows: Sequence[Asked]) -> tuple[list[Tokens | Unproved], list["Claim"] | None]:
+    """As `prove_all`; and each row's claim, or None if the processor was doubted, so that it was asked about each of `rows`."""
+    prover = Prover(chat)
     try:
-        return _proved(Prover(chat), rows), False
+        return _proved(prover, rows), prover.claims
     except Doubt:
-        return _proved(Prover(chat, ask_of_all=True), rows), True
+        return _proved(Prover(chat, ask_of_all=True), rows), None
 
 
 def _proved(prover: "Prover", rows: Sequence[Asked]) -> list[Tokens | Unproved]:
@@ -134,6 +137,20 @@ class Row:
     prompts: Sequence[Text]
 
 
+@dataclass(slots=True)
+class Claim:
+    """By what a row may be the one of those beside it about which the processor itself is asked.
+
+    That is the first row of each structure, and the first of the longest prompt. So whoever leaves out rows that were proved
+    before, and no such one, has the processor asked what it would have been asked had none been left out.
+    """
+
+    structures: list[int] = field(default_factory=list)
+    """Of its prompts the orders of turns and special tokens, each as 64 bits."""
+    longest: int = 0
+    """Tokens of its longest prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A prompt about which the processor itself is asked, and what it is to send."""
@@ -150,6 +167,7 @@ class Prover:
         """`ask_of_all`: whether the processor itself is asked about every prompt, and not only where it could differ."""
         self.chat, self.ask_of_all = chat, ask_of_all
         self.structures: dict[tuple[int, ...], Probe] = {}
+        self.claims: list[Claim] = []
         self.sampled: list[Probe] = []
         self.longest: Probe | None = None
         self.longest_length = 0
@@ -163,12 +181,13 @@ class Prover:
         written = list(self._written(rows))
         learnt = [one if isinstance(one, Unproved) else self._learnt(one) for one in written]
         said = iter(self.chat.decode([list(one.own[a:b]) for one in learnt if isinstance(one, Tokens) for a, b in one.answers]))
-        return [
-            self._judged(row, tokens, [next(said) for _ in tokens.answers])
-            if isinstance(row, Row) and isinstance(tokens, Tokens)
-            else tokens
-            for row, tokens in zip(written, learnt, strict=True)
-        ]
+        proved = []
+        for row, tokens in zip(written, learnt, strict=True):
+            self.claims.append(Claim())
+            if isinstance(row, Row) and isinstance(tokens, Tokens):
+                tokens = self._judged(row, tokens, [next(said) for _ in tokens.answers])
+            proved.append(tokens)
+        return proved
 
     def confirm(self) -> None:
         """Ask the processor itself where it has not been asked yet.
@@ -297,14 +316,18 @@ class Prover:
             if sent != head:
                 self._equal((*head.prefix, *head.behind, *words), (*sent.prefix, *sent.behind, *words))
         structure = (len(turns), *(one for one in prompt.ids if one in self.chat.special))
-        is_longest = self.longest is None or len(head.prefix) + len(words) > self.longest_length
+        length = len(head.prefix) + len(words)
+        claim = self.claims[-1]
+        claim.structures.append(_named(structure))
+        claim.longest = max(claim.longest, length)
+        is_longest = self.longest is None or length > self.longest_length
         # By what it says, so that neither its place nor the rows beside it have a part in it.
         is_sampled = zlib.crc32(array("i", words).tobytes()) % SAMPLE == 0
         if is_longest or is_sampled or structure not in self.structures:
             probe = Probe(turns, row.sizes, (*head.prefix, *head.behind, *words))
             self.structures.setdefault(structure, probe)
             if is_longest:
-                self.longest, self.longest_length = probe, len(head.prefix) + len(words)
+                self.longest, self.longest_length = probe, length
             if is_sampled:
                 self.sampled.append(probe)
 
@@ -315,3 +338,8 @@ class Prover:
         if list(ids) != list(sent):
             first = next((i for i, pair in enumerate(zip(ids, sent, strict=False)) if pair[0] != pair[1]), "the end")
             raise Unproved("prompt", f"differs from what inference sends at token {first}")
+
+
+@lru_cache(maxsize=4096)
+def _named(structure: tuple[int, ...]) -> int:
+    return int.from_bytes(hashlib.blake2b(array("q", structure).tobytes(), digest_size=8).digest(), "little")

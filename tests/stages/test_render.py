@@ -202,7 +202,7 @@ def test_a_later_run_proves_only_rows_that_changed(rendered, monkeypatch):
     assert contents(rendered(*rows, shard_rows=10)) == first
     assert len(times) == 4, "nothing changed, so nothing is proved again"
     rendered(*rows[:39], replace(rows[39], turns=rows[38].turns, images=()), row(40, "New?", "red"), shard_rows=10)
-    assert times[4:] == [1, 1]
+    assert times[4:] == [4, 1], "the one that changed and three that the processor is asked about; a new one"
 
 
 def test_other_instructions_are_proved_anew(rendered, tmp_path):
@@ -289,7 +289,7 @@ def test_of_a_shard_that_lost_and_won_rows_only_the_new_ones_are_proved_and_all_
     shutil.rmtree(Path(".work"))
     out = rendered(*changed)
 
-    assert asked == [7, 3, 0, 8], "rows that went need no proof, and without what is kept all are proved"
+    assert asked == [7, 4, 1, 8], "beside what is new one is asked about; without what is kept all are proved"
     assert known == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -325,4 +325,37 @@ def test_of_a_shard_whose_processor_is_doubted_known_rows_are_proved_anew_too(re
     }  # fmt: skip
     shutil.rmtree(Path(".work"))
     assert contents(rendered(*rows, long)) == known
-    assert asked == [3, 1, 4, 4]
+    assert asked == [3, 3, 4, 4], "the new one, the first of its structure and the longest; then all"
+
+
+@pytest.mark.parametrize("before", [["green", "blue"], ["blue"]])
+@pytest.mark.parametrize("after", [["green", "blue"], ["blue"]])
+def test_what_becomes_of_rows_hangs_on_no_rows_that_stood_beside_them_once(rendered, monkeypatch, before, after):
+    """Asked itself, this processor shouts of blue; it is asked about the first row of its structure, and the longest."""
+    load = loading.load_processor
+
+    def shouting(model: Path) -> Any:
+        processor: Any = load(model)
+        write = processor.apply_chat_template
+
+        def shout(rows: Any, **given: Any) -> Any:
+            for part in (part for row in rows for turn in row for part in turn["content"] if "text" in part):
+                part["text"] = part["text"].replace("blue", "BLUE") if given.get("tokenize") else part["text"]
+            return write(rows, **given)
+
+        processor.apply_chat_template = shout
+        return processor
+
+    monkeypatch.setattr(loading, "load_processor", shouting)
+    said = {
+        "green": row(0, "<image>\nIs it a green one, or is it not?", "No", images=rendered.digests[:1]),
+        "blue": row(1, "<image>\nIs it blue?", "No", images=rendered.digests[:1]),
+    }
+
+    rendered(*(said[word] for word in before))
+    out = rendered(*(said[word] for word in after))
+    known = contents(out)
+    shutil.rmtree(Path(".work"))
+
+    assert contents(rendered(*(said[word] for word in after))) == known
+    assert states(out)[1][0] == ("uncertified" if after == ["blue"] else "ready")
