@@ -16,6 +16,7 @@ from pydantic import model_validator
 
 from stages.running.endpoint import Client, Endpoint
 from stages.running.progress import progress
+from stages.running.stores import shown
 
 SECTION = "evaluate.judge"
 
@@ -214,8 +215,8 @@ class EndpointJudge:
             verdicts = list(bar)
         if cases and not any(verdict.scores for verdict in verdicts):
             raise ValueError(
-                f"the judge at {self.client.url} (model {self.client.model}) gave not one verdict in {self.client.tries} tries "
-                f"each; the last: {verdicts[-1].text!r}. See {SECTION} in params.yaml"
+                f"the judge at {shown(self.client.url)} (model {self.client.model}) gave not one verdict in "
+                f"{self.client.tries} tries each; the last: {verdicts[-1].text!r}. See {SECTION} in params.yaml"
             )
         return verdicts
 

@@ -75,6 +75,8 @@ class ImageWriter:
         self.pool = ThreadPoolExecutor(self.threads)
         self.lock = threading.Lock()
         self.held = 0
+        # Bytes of a picture, in the block that came back last; before one has, as large as may be.
+        self.usual = float(HELD)
         self.shards = 0
         # Of the shard at hand: how much it has, and a kept one as long as that begins the same; else what was made of it.
         self.rows = self.bytes = 0
@@ -95,15 +97,18 @@ class ImageWriter:
     ) -> dict[str, str | Exception]:
         """Read and store the pictures of `names`, in their order; of each name the sha256 in hex, or why it was refused.
 
-        `read` gives the picture of a name or raises `refused`; several threads call it at once. Memory holds some tens of
-        pictures, whatever the names.
+        `read` gives the picture of a name or raises `refused`; several threads call it at once. Memory holds some tens
+        of pictures, and of large ones fewer: about `HELD` bytes.
         """
         found: dict[str, str | Exception] = {}
         waiting: deque[_Block] = deque()
 
         def take() -> None:
             block = waiting.popleft()
-            seen = iter(block.read.result() if block.read else ())
+            looked = block.read.result() if block.read else []
+            if sizes := [len(one.content) for one in looked if isinstance(one, _Seen)]:
+                self.usual = sum(sizes) / len(sizes)
+            seen = iter(looked)
             for name, key, number in block.names:
                 digest = self._store_seen(next(seen)) if number < 0 else self._store_again(number, read, name, refused)
                 if isinstance(digest, bytes):
@@ -112,8 +117,10 @@ class ImageWriter:
 
         distinct = list(dict.fromkeys(names))
         known = list(zip(distinct, *self.kept.numbers(distinct), strict=True))
-        for first in range(0, len(known), BLOCK):
-            block = known[first : first + BLOCK]
+        first = 0
+        while first < len(known):
+            block = known[first : first + self._in_a_block()]
+            first += len(block)
             new = [name for name, _, number in block if number < 0]
             waiting.append(_Block(block, self.pool.submit(self._read_all, read, new, refused) if new else None))
             while len(waiting) > AHEAD * self.threads or (waiting and self.held > HELD):
@@ -121,6 +128,11 @@ class ImageWriter:
         while waiting:
             take()
         return found
+
+    def _in_a_block(self) -> int:
+        """So many pictures that all blocks which are out hold what may be held, if pictures are as large as those before."""
+        room = HELD / (AHEAD * self.threads + 1)
+        return max(1, min(BLOCK, int(room / max(self.usual, 1))))
 
     def _read_all(
         self, read: Callable[[str], bytes], names: Sequence[str], refused: type[Exception]

@@ -17,6 +17,7 @@ from pathlib import Path
 from stages.corpus.text import HAN
 from stages.running.endpoint import Endpoint
 from stages.running.memo import digest
+from stages.running.stores import shown
 
 WORD = re.compile(r"[^\W_]+")
 """Letters and digits alone, for a keyword has neither point nor sign."""
@@ -193,10 +194,11 @@ def _spread(number: int) -> list[int]:
 def _asked(endpoint: Endpoint, name: str, request: str, wait_seconds: float) -> str:
     """A reply that names keywords."""
     section = "curate.train.coreset.endpoint"
-    named, reply = endpoint.client(section, wait_seconds).ask(ROLE, request, _named)
+    client = endpoint.client(section, wait_seconds)
+    named, reply = client.ask(ROLE, request, _named)
     if not named:
         raise ValueError(
-            f"the endpoint at {endpoint.url} (model {endpoint.model}) named no keywords for {name!r} in {endpoint.tries} "
+            f"the endpoint at {shown(client.url)} (model {client.model}) named no keywords for {name!r} in {client.tries} "
             f"tries; the last: {reply[:200]!r}. See {section} in params.yaml, or let keywords be rules"
         )
     return reply

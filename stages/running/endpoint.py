@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 from pydantic import PositiveInt, model_validator
 
 from stages.running.section import Section
+from stages.running.stores import shown
 
 T = TypeVar("T")
 
@@ -102,8 +103,8 @@ class Client:
             if error.status_code in HOPELESS:
                 # Without the server's own words: some repeat the key.
                 raise ValueError(
-                    f"the endpoint at {self.url} refused with status {error.status_code}; see {self.section} in params.yaml "
-                    "(url, model) and the key in the environment variable it names"
+                    f"the endpoint at {shown(self.url)} refused with status {error.status_code}; see {self.section} in "
+                    "params.yaml (url, model) and the key in the environment variable it names"
                 ) from None
             return f"status {error.status_code}", False
         except (openai.APIError, ValueError) as error:  # no connection, time over, or a body that is no JSON

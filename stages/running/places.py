@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -71,7 +72,8 @@ def _fetched(url: str, work: Path) -> Iterator[Path]:
     mirror = work / "places" / hashlib.sha256(url.encode()).hexdigest()[:16]
     files = mirror / "files"
     files.mkdir(parents=True, exist_ok=True)
-    with (mirror / READERS).open("w") as readers:
+    # Read and written: where locks go over a network, a shared one wants the one and an exclusive one the other.
+    with (mirror / READERS).open("a+") as readers:
         with alone(f"place-{mirror.name}", work):
             store, root = opened(url)
             there = _listed(store, root, url)
@@ -100,8 +102,8 @@ def _bring(store: Any, there: str, url: str, to: Path) -> None:
 
 def _refresh(mirror: Path, there: Mapping[str, str], readers: IO[str], bring: Callable[[str, Path], None]) -> None:
     """Make the mirror's files those of `there`, of each path its version; `bring` fetches one."""
-    files, state = mirror / "files", mirror / STATE
-    had: dict[str, str] = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    files = mirror / "files"
+    had = _state(mirror)
     gone = had.keys() - there.keys()
     stale = [path for path in sorted(there) if had.get(path) != there[path] or not (files / path).is_file()]
     if not gone and not stale:
@@ -109,7 +111,7 @@ def _refresh(mirror: Path, there: Mapping[str, str], readers: IO[str], bring: Ca
     _wait_for(readers)
     # Noted before anything changes, so that what is half done when this is killed is done again.
     had |= dict.fromkeys([*gone, *stale], "")
-    state.write_text(json.dumps(had), encoding="utf-8")
+    _note(mirror, had)
     for path in gone:
         _remove(files / path, files)
         del had[path]
@@ -122,7 +124,24 @@ def _refresh(mirror: Path, there: Mapping[str, str], readers: IO[str], bring: Ca
             partial.replace(target)
             had[path] = there[path]
     finally:
-        state.write_text(json.dumps(had, sort_keys=True), encoding="utf-8")
+        _note(mirror, had)
+
+
+def _state(mirror: Path) -> dict[str, str]:
+    """What is known of the mirror's files, of each path its version."""
+    try:
+        return json.loads((mirror / STATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        # Files of which nothing is known may be gone on the store, and would be read as if they were there.
+        shutil.rmtree(mirror / "files")
+        (mirror / "files").mkdir()
+        return {}
+
+
+def _note(mirror: Path, had: Mapping[str, str]) -> None:
+    partial = mirror / f"{STATE}.partial"
+    partial.write_text(json.dumps(had, sort_keys=True), encoding="utf-8")
+    partial.replace(mirror / STATE)
 
 
 def _wait_for(readers: IO[str]) -> None:
@@ -193,10 +212,12 @@ def send(made: Path, url: str) -> None:
         raise ValueError(f"{shown(url)} is a file, and a folder would take its place; name another place")
     with told(url, "written to"):
         before = _manifest(store, root)
+        # Of what is about to be written over nothing is said: a kill on the way would leave it under a digest that it has not.
+        stays = {name: digest for name, digest in before.items() if name in there and manifest.get(name) == digest}
         make_room(store, f"{root}/{MANIFEST}")
-        store.pipe_file(f"{root}/{MANIFEST}", json.dumps({UNFINISHED: ""} | before).encode())
+        store.pipe_file(f"{root}/{MANIFEST}", json.dumps({UNFINISHED: ""} | stays).encode())
         for name in progress(manifest, "send", "file"):
-            if name not in there or before.get(name) != manifest[name]:
+            if name not in stays:
                 make_room(store, f"{root}/{name}")
                 store.put_file(str(paths[name]), f"{root}/{name}")
         for name in there.keys() - manifest.keys() - {MANIFEST}:

@@ -1,7 +1,8 @@
 """Other stores than this disk, as fsspec opens them by URL; what their libraries raise is told in one plain error.
 
 Keys, region and endpoint come from the environment, as a store's own tools take them (AWS_ACCESS_KEY_ID, AWS_PROFILE,
-AWS_ENDPOINT_URL, …). No secret is ever shown, and none may stand in a URL, which params.yaml, dvc.lock and logs would keep.
+AWS_ENDPOINT_URL, …). No secret is ever shown, and neither a password nor a signature may stand in a URL, which params.yaml,
+dvc.lock and logs would keep.
 """
 
 import contextlib
@@ -29,7 +30,9 @@ REMEDIES = {
 """What mends an error, by its class's name: the classes are of libraries that only users of such a store have."""
 PASSWORD = re.compile(r"://(?!arn:)[^/@]*:(?!\d+(/|$)).*@")
 """A URL with one; a port is none, nor is an S3 access point."""
-SECRETS = re.compile("SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY")
+SIGNATURE = re.compile(r"[?&](x-amz-[\w-]+|sig|signature|[\w-]*token|[\w-]*key)=", re.IGNORECASE)
+"""A URL that whoever has it may use."""
+SECRETS = re.compile("SECRET|TOKEN|PASSWORD|PASSWD|KEY$|CREDENTIAL|CONNECTION_STRING")
 """In the name of an environment variable whose value is not shown."""
 
 
@@ -37,13 +40,13 @@ def opened(url: str) -> tuple[Any, str]:
     """The store of `url`, and the path in it.
 
     Raises:
-        ValueError: it cannot be opened, is a place within a place, or holds a password.
+        ValueError: it cannot be opened, is a place within a place, or holds a password or a signature.
     """
     scheme = url.partition("://")[0]
-    if PASSWORD.search(url):
+    if PASSWORD.search(url) or SIGNATURE.search(url):
         raise ValueError(
-            f"a URL ({scheme}://…) holds a password, which params.yaml, dvc.lock and logs would keep; take it out, and give it "
-            f"by the environment: as AWS's tools take it, or FSSPEC_{scheme.upper()}_PASSWORD"
+            f"a URL ({scheme}://…) holds a password or a signature, which params.yaml, dvc.lock and logs would keep; take it "
+            f"out, and give it by the environment: as AWS's tools take it, or FSSPEC_{scheme.upper()}_PASSWORD"
         )
     if "::" in url:
         raise ValueError(f"{shown(url)} names a place within a place; name the file or folder itself")

@@ -38,14 +38,22 @@ class Destination:
             self.store, self.root = opened(to)
             with told(to, "written to"):
                 has_bucket(self.store, self.root)
-                self.before = {name[len(self.root) :].lstrip("/") for name in self.store.find(self.root)}
         else:
             self.final = Path(to)
-            if self.final.exists() and not self.final.is_dir():
-                raise ValueError(f"{to} is a file; name a folder")
-            self.before = {path.relative_to(self.final).as_posix() for path in self.final.rglob("*") if path.is_file()}
-        if strange := sorted(name for name in self.before if not OURS.fullmatch(name)):
-            raise ValueError(f"{to} holds files that no export wrote (first {strange[0]}); name a folder of its own")
+        self._listed()
+
+    def _listed(self) -> set[str]:
+        """The files that are there, of an earlier export; raises `ValueError` if there are others."""
+        if self.store is not None:
+            with told(self.to, "written to"):
+                there = {name[len(self.root) :].lstrip("/") for name in self.store.find(self.root)}
+        elif self.final.exists() and not self.final.is_dir():
+            raise ValueError(f"{self.to} is a file; name a folder")
+        else:
+            there = {path.relative_to(self.final).as_posix() for path in self.final.rglob("*") if path.is_file()}
+        if strange := sorted(name for name in there if not OURS.fullmatch(name)):
+            raise ValueError(f"{self.to} holds files that no export wrote (first {strange[0]}); name a folder of its own")
+        return there
 
     def put(self, name: str) -> None:
         """The file `name` in `folder` is whole."""
@@ -67,8 +75,10 @@ class Destination:
     def __enter__(self) -> "Destination":
         self.open = contextlib.ExitStack()
         WORK.mkdir(exist_ok=True)
-        # Two exports to one place wait for each other.
-        self.open.enter_context(alone(f"export-{digest(self.to)[:16]}", WORK))
+        # Two exports to one place wait for each other; and what the first wrote, the second finds there.
+        place = self.to if self.store is not None else str(self.final.resolve())
+        self.open.enter_context(alone(f"export-{digest(place)[:16]}", WORK))
+        self.before = self._listed()
         self.scratch = Path(self.open.enter_context(tempfile.TemporaryDirectory(prefix="export-", dir=WORK)))
         if self.store is None:
             self.folder = self.final.with_name(f".{self.final.name}.partial")

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from stages.corpus.images import AHEAD, BLOCK, ImageWriter
+from stages.corpus.images import AHEAD, ImageWriter
 from stages.corpus.pictures import read_images, stores
 from stages.running.compute import Compute
 
@@ -65,7 +65,7 @@ def test_pictures_lie_in_the_order_of_their_names_whichever_is_read_first(tmp_pa
     later = threading.Event()
 
     def read(name):
-        if name == f"{BLOCK}":
+        if name == "1":
             later.set()
         elif name == "0" and processes > 1:
             assert later.wait(60), "the second block waits for the first"
@@ -117,7 +117,7 @@ def test_pictures_that_wait_for_their_turn_are_few(tmp_path, monkeypatch):
     with ImageWriter(tmp_path, 1) as store:
         store.gather(read, [f"{number:05d}" for number in range(300)], RefusedError)
         assert store.held == 0
-    assert most <= 2_000 + 2 * BLOCK * AHEAD * 1_000
+    assert most <= (AHEAD * store.threads + 1) * 1_000, "large as they are, one picture is a block"
 
 
 def test_pictures_of_which_some_come_again_under_other_names_lie_once_in_their_order(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from stages.running import places
-from stages.running.places import MANIFEST, expect, fetched, is_url, look_for, send
+from stages.running.places import MANIFEST, STATE, expect, fetched, is_url, look_for, send
 from stages.running.stores import shown
 
 ROOT = Path(__file__).parents[3]
@@ -193,6 +193,41 @@ def test_an_output_is_there_once_its_manifest_is_and_files_that_are_there_are_no
     monkeypatch.undo()
     send(tmp_path / "made", "memory://b/out")
     assert files(fetch("memory://b/out", tmp_path / "work"))["b"] == "new"
+
+
+def test_a_send_that_was_cut_off_leaves_nothing_under_a_digest_that_it_has_not(store, tmp_path, monkeypatch):
+    made = {version: tmp_path / version for version in ("one", "two")}
+    for version, folder in made.items():
+        folder.mkdir()
+        for name in ("a", "b"):
+            (folder / name).write_text(f"{name} {version}")
+    send(made["one"], "memory://b/out")
+    put = type(store).put_file
+
+    def cut(self, here, there, **options):
+        if there.endswith("b"):
+            raise OSError("the line is down")
+        put(self, here, there, **options)
+
+    monkeypatch.setattr(type(store), "put_file", cut)
+    with pytest.raises(ValueError, match="the line is down"):
+        send(made["two"], "memory://b/out")
+    monkeypatch.undo()
+    send(made["one"], "memory://b/out")
+
+    back = files(fetch("memory://b/out", tmp_path / "work"))
+    assert (back["a"], back["b"]) == ("a one", "b one")
+
+
+def test_where_nobody_knows_what_was_fetched_all_is_fetched_again(store, tmp_path):
+    store.pipe("/b/in/a", b"a")
+    store.pipe("/b/in/gone", b"gone")
+    folder = fetch("memory://b/in", tmp_path)
+    store.rm("/b/in/gone")
+    (folder.parent / STATE).unlink()
+
+    assert files(fetch("memory://b/in", tmp_path)) == {"a": "a"}
+    assert json.loads((folder.parent / STATE).read_text()).keys() == {"a"}
 
 
 def test_what_no_stage_sent_is_not_replaced(store, tmp_path):
@@ -401,6 +436,13 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path):
         with pytest.raises(ValueError, match=r"^a URL \((s3|ftp)://…\) holds a password") as raised:
             fetch(url, tmp_path)
         assert "hu" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["X-Amz-Signature=hush", "part=1&sig=hush", "api_key=hush", "Token=hush"])
+def test_a_url_that_whoever_has_it_may_use_is_refused_and_not_repeated(tmp_path, given):
+    with pytest.raises(ValueError, match="holds a password or a signature") as raised:
+        fetch(f"https://host/in?{given}", tmp_path)
+    assert "hush" not in str(raised.value)
 
 
 def test_what_a_store_says_is_told_without_secrets(store, tmp_path, monkeypatch):
