@@ -43,7 +43,6 @@ def test_options_behind_letters_stand_anywhere_and_the_answer_is_the_options_wor
     assert set(places) == set("ABCD")
     assert max(places.values()) < 2 * min(places.values())
     assert {question.splitlines()[-1] for question, _ in lettered} == set(WISHES)
-    assert mmbench.REQUEST not in WISHES
 
 
 def test_a_choice_lists_all_its_own_options_and_another_task_four_at_most():
@@ -87,3 +86,15 @@ def test_the_forgetting_benchmarks_question_is_one_about_what_is_seen_but_no_row
     assert question == f"What is the {tasks()['digits+reading'].sought[0]}"
     assert len(same) > 3
     assert not any(wish in text for text in asked)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
+def test_no_row_carries_what_a_benchmark_requests(family: type[Scene]):
+    asked = {question for number in range(20) for _, question, _ in of_a_scene(family, number)}
+    requests = [
+        mmbench.REQUEST,
+        *(forgetting.prompt(labels).split("? ")[1][:30] for labels in (["0", "1"], ["circle", "star"])),
+    ]
+
+    assert asked
+    assert [text for text in asked if any(request in text for request in requests)] == []
