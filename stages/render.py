@@ -35,7 +35,7 @@ from stages.running.progress import progress
 from stages.running.section import Section
 from stages.running.workers import mapped
 from stages.trees import tree
-from stages.trees.certificate import CHECKS, Claim, check_clock, check_end, proofs
+from stages.trees.certificate import BATCH, CHECKS, Doubt, Prover, check_clock, check_end
 from stages.trees.chat import Chat, Tokens, Unproved
 
 GROUPS = 64
@@ -189,6 +189,8 @@ def claimants(proved: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def together(names: pa.Array, known: pa.Table, proved: pa.Table) -> pa.Table:
     """What is known and what was proved of the rows of a shard, in the order of `names`."""
+    if not len(known):
+        return proved
     rows = pa.concat_tables([known, proved]).unify_dictionaries().combine_chunks()
     return rows.take(pc.index_in(names, value_set=named(rows)))
 
@@ -247,14 +249,27 @@ class Renderer:
     def __call__(self, piece: tuple[str, pa.Table]) -> tuple[pa.Table, bool]:
         """A table of `PROVED`, of rows of a shard that have their `SIZES` and `digest`, as they came; and whether the processor
         was doubted, so that what became of a row hangs on the others too."""
-        stage, table = piece
+        stage, rows = piece
+        try:
+            return self._proved(Prover(self.chat), stage, rows), False
+        except Doubt:
+            return self._proved(Prover(self.chat, ask_of_all=True), stage, rows), True
+
+    def _proved(self, prover: Prover, stage: str, rows: pa.Table) -> pa.Table:
+        # Some at a time, for as Python's objects rows take ten times the room.
+        some = [self._some(prover, stage, rows.slice(first, AT_ONCE)) for first in range(0, len(rows), AT_ONCE)]
+        prover.confirm()
+        return pa.concat_tables([PROVED.empty_table(), *some]).unify_dictionaries().combine_chunks()
+
+    def _some(self, prover: Prover, stage: str, table: pa.Table) -> pa.Table:
         seed, suffixes = self.params.seed, self.params.suffixes
         rows = example.examples_of(table)
         draws = [draw(row, seed, "viewer") for row in rows]
         rows = [conversation(row, self.instructions, seed, suffixes) for row in rows]
         measured = zip(*(table[name].to_pylist() for name in SIZES), strict=True)
         sizes = [tuple(zip(widths, heights, strict=True)) for widths, heights in measured]
-        proved, claims = proofs(self.chat, [(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
+        proved = prover([(row.turns, size) for row, size in zip(rows, sizes, strict=True)])
+        claims = prover.claims[len(prover.claims) - len(rows) :]
         ended = [self._ended(one, stage) for one in proved]
         ready = [
             one if state == "ready" and isinstance(one, Tokens) else NO_TOKENS
@@ -263,11 +278,9 @@ class Renderer:
         columns = {name: pa.array([getattr(row, name) for row in rows], PROVED.field(name).type) for name in OF_ROW}
         columns |= {"state": pa.array([state for state, _ in ended]), "reason": pa.array([reason for _, reason in ended])}
         columns |= {"draw": pa.array(draws, pa.uint64()), **_arrays(ready), "digest": table["digest"]}
-        # Where the processor was doubted no row is taken over, so none has a claim.
-        claimed = claims or [Claim()] * len(rows)
-        columns |= {"structures": pa.array([one.structures for one in claimed], pa.list_(pa.uint64()))}
-        columns |= {"longest": pa.array([one.longest for one in claimed], pa.int32())}
-        return pa.table([columns[name] for name in PROVED.names], schema=PROVED), claims is None
+        columns |= {"structures": pa.array([one.structures for one in claims], pa.list_(pa.uint64()))}
+        columns |= {"longest": pa.array([one.longest for one in claims], pa.int32())}
+        return pa.table([columns[name] for name in PROVED.names], schema=PROVED)
 
     def _ended(self, tokens: Tokens | Unproved, stage: str) -> tuple[str, str]:
         """State and reason."""
@@ -279,6 +292,8 @@ class Renderer:
         return "ready", stage
 
 
+AT_ONCE = 8 * BATCH
+"""Rows that a process has as Python's objects."""
 OF_ROW = ("source", "row", "id", "task", "kind", "images")
 NO_TOKENS = Tokens((), array("i"), ())
 

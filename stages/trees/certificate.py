@@ -18,7 +18,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 
 from stages.corpus.example import IMAGE, Turn
@@ -105,20 +104,14 @@ def prove(chat: Chat, turns: Sequence[Turn], sizes: Sequence[Size]) -> Tokens:
 
 def prove_all(chat: Chat, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
     """For each of `rows` its tokens, proved, or the check that it failed."""
-    return proofs(chat, rows)[0]
-
-
-def proofs(chat: Chat, rows: Sequence[Asked]) -> tuple[list[Tokens | Unproved], list["Claim"] | None]:
-    """As `prove_all`; and each row's claim, or None if the processor was doubted, so that it was asked about each of `rows`."""
-    prover = Prover(chat)
     try:
-        return _proved(prover, rows), prover.claims
+        return _proved(Prover(chat), rows)
     except Doubt:
-        return _proved(Prover(chat, ask_of_all=True), rows), None
+        return _proved(Prover(chat, ask_of_all=True), rows)
 
 
 def _proved(prover: "Prover", rows: Sequence[Asked]) -> list[Tokens | Unproved]:
-    proved = list(chain.from_iterable(prover(rows[first : first + BATCH]) for first in range(0, len(rows), BATCH)))
+    proved = prover(rows)
     prover.confirm()
     return proved
 
@@ -161,33 +154,35 @@ class Probe:
 
 
 class Prover:
-    """Proves rows a batch at a time, and gathers what the processor itself is to be asked."""
+    """Proves rows, a batch at a time, and gathers what the processor itself is to be asked."""
 
     def __init__(self, chat: Chat, ask_of_all: bool = False) -> None:
         """`ask_of_all`: whether the processor itself is asked about every prompt, and not only where it could differ."""
         self.chat, self.ask_of_all = chat, ask_of_all
         self.structures: dict[tuple[int, ...], Probe] = {}
         self.claims: list[Claim] = []
+        """Of each row; where the processor is asked of all, none claims anything."""
         self.sampled: list[Probe] = []
         self.longest: Probe | None = None
         self.longest_length = 0
 
     def __call__(self, rows: Sequence[Asked]) -> list[Tokens | Unproved]:
-        """What becomes of each of `rows`.
+        """What becomes of each of `rows`; may be called again and again, and `confirm` after the last.
 
         Raises:
-            Doubt: the processor is to be asked about every row.
+            Doubt: the processor is to be asked about every row, those of earlier calls too.
         """
+        return [one for first in range(0, len(rows), BATCH) for one in self._batch(rows[first : first + BATCH])]
+
+    def _batch(self, rows: Sequence[Asked]) -> Iterator[Tokens | Unproved]:
         written = list(self._written(rows))
         learnt = [one if isinstance(one, Unproved) else self._learnt(one) for one in written]
         said = iter(self.chat.decode([list(one.own[a:b]) for one in learnt if isinstance(one, Tokens) for a, b in one.answers]))
-        proved = []
         for row, tokens in zip(written, learnt, strict=True):
             self.claims.append(Claim())
             if isinstance(row, Row) and isinstance(tokens, Tokens):
                 tokens = self._judged(row, tokens, [next(said) for _ in tokens.answers])
-            proved.append(tokens)
-        return proved
+            yield tokens
 
     def confirm(self) -> None:
         """Ask the processor itself where it has not been asked yet.

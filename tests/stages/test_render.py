@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -192,11 +193,21 @@ def test_more_rows_than_a_shard_of_trees_has_room_for_lie_in_several_in_the_same
     assert sum(map(len, of_picture)) == len(set().union(*of_picture)), "a picture's trees lie in one shard"
 
 
+def count_proved(monkeypatch: pytest.MonkeyPatch, into: list[int]) -> None:
+    """Have `into` collect how many rows are proved of each shard."""
+    prove = stage.Renderer.__call__
+
+    def counting(self: stage.Renderer, piece: tuple[str, pa.Table]) -> tuple[pa.Table, bool]:
+        into.append(len(piece[1]))
+        return prove(self, piece)
+
+    monkeypatch.setattr(stage.Renderer, "__call__", counting)
+
+
 def test_a_later_run_proves_only_rows_that_changed(rendered, monkeypatch):
     rows = many(rendered, 40)
     times: list[int] = []
-    proofs = stage.proofs
-    monkeypatch.setattr(stage, "proofs", lambda chat, asked: times.append(len(asked)) or proofs(chat, asked))
+    count_proved(monkeypatch, times)
     first = contents(rendered(*rows, shard_rows=10))
     assert times == [10, 10, 10, 10]
     assert contents(rendered(*rows, shard_rows=10)) == first
@@ -277,9 +288,8 @@ def test_a_templated_row_is_asked_with_one_of_its_tasks_instructions_and_its_own
 def test_of_a_shard_that_lost_and_won_rows_only_the_new_ones_are_proved_and_all_is_as_if_none_was_known(rendered, monkeypatch):
     red, blue, _ = rendered.digests
     rows = [row(number, f"<image>\nWhat is {number}?", "red", images=(red, blue)[number % 2 :][:1]) for number in range(9)]
-    asked = []
-    proofs = stage.proofs
-    monkeypatch.setattr(stage, "proofs", lambda chat, these: asked.append(len(these)) or proofs(chat, these))
+    asked: list[int] = []
+    count_proved(monkeypatch, asked)
 
     rendered(*rows[:4], *rows[5:8])
     changed = [rows[0], *rows[2:5], replace(rows[5], turns=(rows[5].turns[0], Turn("assistant", "blue"))), *rows[6:]]
@@ -295,7 +305,7 @@ def test_of_a_shard_that_lost_and_won_rows_only_the_new_ones_are_proved_and_all_
 
 def test_of_a_shard_whose_processor_is_doubted_known_rows_are_proved_anew_too(rendered, monkeypatch):
     """Asked itself, this processor shouts of blue, which no row that it was asked about has, and cuts long prompts."""
-    load, proofs, asked = loading.load_processor, stage.proofs, []
+    load, asked = loading.load_processor, []
 
     def shouting(model: Path) -> Any:
         processor: Any = load(model)
@@ -312,7 +322,7 @@ def test_of_a_shard_whose_processor_is_doubted_known_rows_are_proved_anew_too(re
         return processor
 
     monkeypatch.setattr(loading, "load_processor", shouting)
-    monkeypatch.setattr(stage, "proofs", lambda chat, these: asked.append(len(these)) or proofs(chat, these))
+    count_proved(monkeypatch, asked)
     red = rendered.digests[:1]
     rows = [row(number, f"<image>\nIs it {word}?", "No", images=red) for number, word in enumerate(["green", "blue", "grey"])]
     long = row(3, "<image>\nIs it green? " + "Is it? " * 20, "No", images=red)
