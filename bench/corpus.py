@@ -174,13 +174,14 @@ def prepared(shape: Shape, folder: Path) -> list[str]:
 
 
 def add_rows(shape: Shape, folder: Path) -> None:
-    """One row for each hundred, in a file behind the others; of raw SVIT, more pictures' details."""
+    """One row for each hundred, in a file that stands behind the others; of raw SVIT, of pictures' boxes."""
     rows = shape.rows // 100
     if shape.raw:
         objects = [
-            json.dumps({"image_id": n % shape.pictures, "conversations": [block(1, f"more {n}", SEED)]}) for n in range(rows)
+            json.dumps({"image_id": n % shape.pictures, "conversations": [block(1, f"referring more {n}", SEED)]})
+            for n in range(rows)
         ]
-        (folder / "big" / "detail_description_more.json").write_text("[" + ",\n".join(objects) + "]\n", encoding="utf-8")
+        (folder / "big" / "referring_qa_more.json").write_text("[" + ",\n".join(objects) + "]\n", encoding="utf-8")
     else:
         (folder / "big" / "b_more.jsonl").write_text(
             "\n".join(flan_rows(rows, shape.pictures, SEED + 1)) + "\n", encoding="utf-8"
