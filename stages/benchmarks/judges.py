@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from stages.running.endpoint import Client, Endpoint
 from stages.running.progress import progress
-from stages.running.stores import shown
+from stages.running.remote import shown
 
 SECTION = "evaluate.judge"
 

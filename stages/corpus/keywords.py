@@ -17,7 +17,7 @@ from pathlib import Path
 from stages.corpus.text import HAN
 from stages.running.endpoint import Endpoint
 from stages.running.memo import digest
-from stages.running.stores import shown
+from stages.running.remote import shown
 
 WORD = re.compile(r"[^\W_]+")
 """Letters and digits alone, for a keyword has neither point nor sign."""

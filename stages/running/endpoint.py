@@ -7,8 +7,8 @@ from typing import Any, Self, TypeVar
 
 from pydantic import PositiveInt, model_validator
 
+from stages.running.remote import shown
 from stages.running.section import Section
-from stages.running.stores import shown
 
 T = TypeVar("T")
 

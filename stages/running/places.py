@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from stages.running.leash import alone
 from stages.running.progress import progress
-from stages.running.stores import has_bucket, make_room, opened, shown, told
+from stages.running.remote import has_bucket, make_room, opened, shown, told
 
 MANIFEST = "tandem-manifest.json"
 """Beside what a stage wrote: the sha256 of every file, by its path."""

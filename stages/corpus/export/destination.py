@@ -15,7 +15,7 @@ from stages.running.command import WORK
 from stages.running.leash import alone
 from stages.running.memo import digest
 from stages.running.places import MANIFEST, is_url
-from stages.running.stores import has_bucket, make_room, opened, told
+from stages.running.remote import has_bucket, make_room, opened, told
 
 CARD = "README.md"
 OURS = re.compile(rf"(?:{'|'.join(TUNING)})/\d{{5}}\.parquet|{re.escape(CARD)}|{re.escape(MANIFEST)}")

@@ -17,7 +17,7 @@ import yaml
 
 from stages.running import places
 from stages.running.places import MANIFEST, STATE, expect, fetched, is_url, look_for, send
-from stages.running.stores import shown
+from stages.running.remote import shown
 
 ROOT = Path(__file__).parents[3]
 KEYS = {"AWS_ACCESS_KEY_ID": "no", "AWS_SECRET_ACCESS_KEY": "a secret of mine", "AWS_DEFAULT_REGION": "us-east-1"}
