@@ -73,22 +73,23 @@ class Destination:
         self.put(name)
 
     def __enter__(self) -> "Destination":
-        self.open = contextlib.ExitStack()
         WORK.mkdir(exist_ok=True)
-        # Two exports to one place wait for each other; and what the first wrote, the second finds there.
-        place = self.to if self.store is not None else str(self.final.resolve())
-        self.open.enter_context(alone(f"export-{digest(place)[:16]}", WORK))
-        self.before = self._listed()
-        self.scratch = Path(self.open.enter_context(tempfile.TemporaryDirectory(prefix="export-", dir=WORK)))
-        if self.store is None:
-            self.folder = self.final.with_name(f".{self.final.name}.partial")
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-        else:
-            self.folder = self.scratch
-            if MANIFEST in self.before:
-                with told(self.to, "written to"):
-                    self.store.rm_file(f"{self.root}/{MANIFEST}")
+        with contextlib.ExitStack() as held:
+            # Two exports to one place wait for each other; and what the first wrote, the second finds there.
+            place = self.to if self.store is not None else str(self.final.resolve())
+            held.enter_context(alone(f"export-{digest(place)[:16]}", WORK))
+            self.before = self._listed()
+            self.scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="export-", dir=WORK)))
+            if self.store is None:
+                self.folder = self.final.with_name(f".{self.final.name}.partial")
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+            else:
+                self.folder = self.scratch
+                if MANIFEST in self.before:
+                    with told(self.to, "written to"):
+                        self.store.rm_file(f"{self.root}/{MANIFEST}")
+            self.open = held.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,8 +1,10 @@
+import fcntl
 import io
 import json
 import subprocess
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -313,6 +315,18 @@ def test_another_store_gets_the_same_files_and_its_manifest_last(corpus, monkeyp
     store.pipe_file(f"{url}/thesis.txt", b"mine")
     with pytest.raises(ValueError, match="no export wrote"):
         corpus.export(url)
+
+
+def test_an_export_that_is_refused_when_its_turn_has_come_lets_the_next_one_go_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    late = Destination("out")
+    Path("out").mkdir()
+    Path("out/thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no export wrote"), late:
+        pass
+    (lock,) = Path(".work").glob("export-*.lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("place", ["memory://two/out", "two/out"])
