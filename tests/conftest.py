@@ -1,5 +1,6 @@
 """What several tests share: a model small enough to build in a second, and one thread, so that tests do not wait for cores."""
 
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -9,9 +10,20 @@ import pytest
 from PIL import Image
 
 import stages
+from stages.running.garbage import SELDOM
 
 os.environ["OMP_NUM_THREADS"] = "1"
 assert stages.QUIET, "imported here, because it sets the switches that libraries read at their import"
+
+often = gc.get_threshold()
+gc.set_threshold(*SELDOM)  # until all tests are imported, and with them torch and its like, which stay
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is not looked through for garbage again and again: that took a sixth of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(*often)
+
 
 TEXTS = [
     "What colour is it? red green blue",
