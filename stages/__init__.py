@@ -16,8 +16,8 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # MLflow writes each step's numbers in a transaction of its own, and sleeps out a second when a run ends; with this, it writes
-    # once a second whatever has come, and ends at once.
+    # MLflow writes each step's numbers in a transaction of its own, and sleeps out a second when a run ends; with this, it
+    # writes once a second whatever has come, and ends at once.
     "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "1",
     # A tokenizer that forks threads after a DataLoader forked processes dead-locks; ours are too small to need them.
     "TOKENIZERS_PARALLELISM": "false",
