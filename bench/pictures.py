@@ -328,4 +328,5 @@ def show(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    machine.as_make_runs()
     main()
