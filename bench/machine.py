@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it sees only its own folder
 
-import stages  # noqa: E402
+import stages
 
 RESULTS = Path(__file__).parent / "results"
 RESTARTED = "TANDEM_BENCH_RESTARTED"
