@@ -271,6 +271,7 @@ def test_model_libraries_are_imported_only_where_a_model_runs(module: str) -> No
     assert not libraries or rooms_of(frozenset({module})) & MODEL_ROOMS
 
 
+@pytest.mark.slow
 def test_the_data_half_starts_without_torch() -> None:
     imports = "; ".join(f"import stages.{stage}" for stage in DATA_STAGES)
     program = f"import sys; {imports}; print(sorted({MODEL_LIBRARIES!r} & set(sys.modules)))"

@@ -48,6 +48,7 @@ def test_a_command_that_fails_ends_the_measurement(tmp_path):
         timed([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
 
 
+@pytest.mark.slow
 def test_dvc_says_of_a_stage_what_is_listened_for(tmp_path):
     """The words are DVC's, and another version may choose others."""
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):

@@ -425,6 +425,7 @@ def wishes(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=tables(), chosen=wishes(), dose=st.integers(1, 5))
 def test_every_row_ends_in_one_state_that_hangs_on_no_shard(tmp_path_factory, rows, chosen, dose):

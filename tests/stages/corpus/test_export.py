@@ -395,6 +395,7 @@ os._exit(0)  # its readers' threads may still run, which ends Python's own way o
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_library_datasets_loads_it_and_decodes_the_pictures(corpus, tmp_path, form):
     corpus.fill(HOSTILE)

@@ -179,6 +179,7 @@ def test_sigkill_leaves_no_output_half_written_and_the_next_run_clears_up(place)
     assert made(place) == ["folder/copied.txt", "folder/half.txt", "note.txt"]
 
 
+@pytest.mark.slow
 def test_a_second_run_to_the_same_place_waits_for_the_first_but_one_to_another_place_does_not(place):
     with start(place, "slow", "words.txt", "made/folder", "made/note.txt") as first:
         assert first.stdout is not None
