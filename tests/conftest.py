@@ -20,7 +20,7 @@ gc.set_threshold(*SELDOM)  # until all tests are imported, and with them torch a
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now is not looked through for garbage again and again: that took a sixth of the tests' time."""
+    """What is imported by now is not looked through for garbage again: 0.7 s whenever accelerate asks, as it does after training."""
     gc.freeze()
     gc.set_threshold(*often)
 
