@@ -21,6 +21,8 @@ from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan
 from stages.models.sections import Lora, Parts
 from stages.models.tiny import CHAT_TEMPLATE
+from stages.trees import attention
+from stages.trees.batch import separate_rows
 from stages.trees.certificate import prove_all
 from stages.trees.chat import Chat, Tokens
 from stages.trees.families import SHARING, UNSENT, unfed, why_not_shared
@@ -222,13 +224,15 @@ def ppm(picture: Image.Image) -> bytes:
     return b"P6 %d %d 255\n" % picture.size + picture.tobytes()
 
 
-@pytest.mark.parametrize(("attention", "shared"), [("eager", True), ("sdpa", True), ("sdpa", False)])
+@pytest.mark.parametrize("flat", [True, False])
 def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_of_each_conversation_alone(
-    family, noise, tmp_path, attention, shared
+    family, noise, tmp_path, flat
 ):
     processor, model = family
     assert why_not_shared(model.config) is None
-    model.eval().set_attn_implementation(attention)
+    model.eval()
+    if flat:
+        model.set_attn_implementation({"text_config": attention.NAME})
     apply_plan(
         model,
         Parts(vision_tower="full", connector="full", language_model="full"),
@@ -252,10 +256,13 @@ def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_
             given = processor.apply_chat_template([messages], tokenize=True, return_dict=True, return_tensors="pt")
             alone.append((given, torch.tensor(one.supervised)))
 
-    inputs = Collator(Pixels(tmp_path, trees, processor), processor, shared, attention == "eager", "token")(trees)
+    inputs = Collator(Pixels(tmp_path, trees, processor), processor, flat, "token")(
+        [trees if flat else [row for tree in trees for row in separate_rows(tree)]]
+    )
     labels, _ = inputs.pop("labels"), inputs.pop("weights")
     together = torch.nn.functional.cross_entropy(model(**inputs).logits, labels, reduction="sum")
     together.backward()
+    model.set_attn_implementation({"text_config": "eager"})
     waited_for = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     batch_gradient = gradient(model)
     apart = 0.0
