@@ -10,7 +10,7 @@ import inspect
 from transformers import PretrainedConfig, PreTrainedModel
 
 SHARING = {"llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
-"""Model types whose image tokens are plain causal tokens, and that pass a 4-D mask and positions through untouched."""
+"""Model types whose image tokens are plain causal tokens, and that hand positions and the layout on untouched."""
 UNSENT = {
     "token_type_ids": "mark its image tokens",
     "image_embeds_position_mask": "mark its image tokens",
@@ -19,8 +19,8 @@ UNSENT = {
     "qformer_input_ids": "show the question to its connector",
 }
 """What models take beside words and pictures and the loop does not send, and what for."""
-CAUSAL_TEXT = {"llama", "mistral", "qwen2", "qwen3", "phi3"}
-"""Language models with one causal mask, if no layer slides a window."""
+CAUSAL_TEXT = {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2"}
+"""Language models whose words see their past and nothing else; windows and capped scores are attention.py's."""
 
 
 def unfed(model: PreTrainedModel) -> str | None:
@@ -40,7 +40,4 @@ def why_not_shared(config: PretrainedConfig) -> str | None:
     text = config.get_text_config()
     if text.model_type not in CAUSAL_TEXT:
         return f"its language model {text.model_type} is not among those proved to share a prefix exactly"
-    window = getattr(text, "sliding_window", None)
-    if window is not None and getattr(text, "use_sliding_window", True):
-        return f"its language model slides a window of {window} tokens, which the tree mask does not cut yet"
     return None

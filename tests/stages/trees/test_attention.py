@@ -12,6 +12,7 @@ from transformers import (
     Gemma2Config,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -35,6 +36,7 @@ LANGUAGES: dict[str, PretrainedConfig] = {
     "two queries a key": LlamaConfig(**SIZES),
     "a window in every layer": MistralConfig(**SIZES, sliding_window=4),
     "a window in the second layer": Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    "queries, keys and values in one matrix": Phi3Config(**SIZES, bos_token_id=1, eos_token_id=2),
     "normed queries": Qwen3Config(**SIZES),
     "a window in one layer and capped scores": Gemma2Config(**SIZES, sliding_window=4, attn_logit_softcapping=2.0),
 }
