@@ -79,10 +79,10 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, cells: Tensor, places: Tensor, which: Tensor) -> Tensor:
         ctx.save_for_backward(places, which)
         ctx.count = tokens.shape[1]
-        return tokens.index_select(1, cells.flatten()).unflatten(1, cells.shape)
+        return tokens.index_select(1, cells.flatten()).view(len(tokens), *cells.shape, -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         places, which = ctx.saved_tensors
         own = gradient.flatten(1, 2).index_select(1, places)
         if len(which) == ctx.count:
@@ -101,7 +101,7 @@ class _Collect(torch.autograd.Function):
         return blocks.flatten(1, 2).index_select(1, places)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
         heads, rows, width, size = ctx.shape
         whole = gradient.new_zeros(heads, rows * width, size)
@@ -174,7 +174,9 @@ class _Seen:
         prefix = {name: self.spread(one, "prefix") for name, one in (("q", q), ("k", k), ("v", v))}
         first = torch.softmax(self.scores(prefix["q"], prefix["k"], "prefix", "prefix"), -1, dtype=torch.float32)
         above, above_sum = self.part(self.spread(q, "rest"), prefix["k"], prefix["v"], "rest", "prefix")
-        own, own_sum = self.part(*(self.spread(one, "branch") for one in (q, k, v)), "branch", "branch")
+        own, own_sum = self.part(
+            self.spread(q, "branch"), self.spread(k, "branch"), self.spread(v, "branch"), "branch", "branch"
+        )
         share = torch.sigmoid(above_sum - own_sum)
         joined = (share * above + (1 - share) * own).to(v.dtype)
         out = q.new_zeros(q.shape[0], q.shape[1], v.shape[2], dtype=v.dtype)
