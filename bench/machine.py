@@ -7,12 +7,28 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it sees only its own folder
+
+import stages
+
 RESULTS = Path(__file__).parent / "results"
+RESTARTED = "TANDEM_BENCH_RESTARTED"
+"""Environment variable of a process that `as_make_runs` started."""
+
+
+def as_make_runs() -> None:
+    """Start this process anew with the settings `make` gives to every command, where libraries read them only at the start.
+
+    The allocator's among them: without, each way is charged for memory that the one before gave back.
+    """
+    if RESTARTED not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **stages.QUIET, RESTARTED: "1"})
 
 
 def describe() -> dict[str, str | int | float]:
