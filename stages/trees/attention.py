@@ -30,9 +30,10 @@ def layout(batch: TreeBatch, way: str | None = None) -> Layout:
     """Where the tokens of `batch` lie in padded blocks, by the way that is cheaper, or by `way`: dense or split.
 
     Returns:
-        position [T] int64, and for each block X of `dense` (tree) or of `split` (prefix, rest, branch): X.cells [B, L], the
-        token in each cell of B trees, prefixes, rests of trees or branches, and token 0 where there is none; X.real [B, L]
-        bool, where there is one; X.tokens [t], which tokens the block has, and X.places [t], where in the flattened cells.
+        position [T] int64; with split, order [T], where each token lies once all prefixes stand before all rests; and for each
+        block X of dense (tree) or of split (prefix, rest, branch): X.cells [B, L], the token in each cell of B trees, prefixes,
+        rests of trees or branches, and token 0 where there is none; X.real [B, L] bool, where there is one; X.tokens [t], which
+        tokens the block has, and X.places [t], where in the flattened cells.
     """
     tree, node, position = batch.tree.numpy(), batch.node.numpy(), batch.position_ids[0].numpy()
     is_prefix = node == 0
@@ -53,6 +54,8 @@ def layout(batch: TreeBatch, way: str | None = None) -> Layout:
     if way == "dense":
         blocks = {"tree": dense}
         laid["node"] = node[dense["cells"]]
+    else:
+        laid["order"] = np.argsort(np.concatenate([everything[is_prefix], rest]))
     return {
         **{name: torch.from_numpy(one) for name, one in laid.items()},
         **{f"{name}.{part}": torch.from_numpy(one) for name, block in blocks.items() for part, one in block.items()},
@@ -95,7 +98,7 @@ class _Collect(torch.autograd.Function):
     """[H, B, L, D] → [H, tokens of the block, D]: cells back into tokens; what padding said is left behind."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, cells: Tensor, places: Tensor) -> Tensor:
+    def forward(ctx: Any, blocks: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
         ctx.shape = blocks.shape
         return blocks.flatten(1, 2).index_select(1, places)
@@ -105,7 +108,7 @@ class _Collect(torch.autograd.Function):
         (places,) = ctx.saved_tensors
         heads, rows, width, size = ctx.shape
         whole = gradient.new_zeros(heads, rows * width, size)
-        return whole.index_copy_(1, places, gradient).view(ctx.shape), None, None
+        return whole.index_copy_(1, places, gradient).view(ctx.shape), None
 
 
 def attend(
@@ -149,12 +152,43 @@ def attend(
         )
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = query[0] * scale, key[0], value[0]
+    # Rotated queries and keys are fp32 under autocast, which would cast them anyway, once they are spread and larger.
+    q, k, v = (query[0] * scale).to(value.dtype), key[0].to(value.dtype), value[0]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
     given = _Seen(tree, sliding_window, softcap)
     out = given.dense(q, k, v) if "tree.cells" in tree else given.split(q, k, v)
     return out.transpose(0, 1)[None], None
+
+
+class _Look(torch.autograd.Function):
+    """What cells get of the cells they see, and the log of their scores' exponentials' sum, by which two looks are joined.
+
+    With p the weights, o = p v and l that log: ds = p (do v' - sum(do o) + dl), after Dao 2022 (FlashAttention), appendix B.
+    Written out because autograd keeps and walks through twice as many arrays of the scores' size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_part: bool) -> tuple[Tensor, Tensor | None]:
+        scores = q @ k.mT
+        scores += mask
+        weights = torch.softmax(scores, -1, dtype=torch.float32)
+        # The largest weight is exp(its score - l). torch's own logsumexp is slow on CPU where much is masked.
+        total = scores.amax(-1, keepdim=True).float() - weights.amax(-1, keepdim=True).log() if is_part else None
+        weights = weights.to(v.dtype)
+        seen = weights @ v
+        ctx.save_for_backward(q, k, v, weights, seen)
+        return seen, total
+
+    @staticmethod
+    def backward(ctx: Any, of_seen: Tensor, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, seen = ctx.saved_tensors
+        of_seen = of_seen.to(v.dtype)
+        inner = (of_seen.float() * seen.float()).sum(-1, keepdim=True)
+        if of_total is not None:
+            inner = inner - of_total
+        of_scores = (of_seen @ v.mT).sub_(inner.to(v.dtype)).mul_(weights)
+        return of_scores @ k, of_scores.mT @ q, weights.mT @ of_seen, None, None
 
 
 class _Seen:
@@ -165,30 +199,32 @@ class _Seen:
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """All of a tree at once. [H, T, D] each."""
-        q, k, v = (self.spread(one, "tree") for one in (q, k, v))
-        scores = self.scores(q, k, "tree", "tree")
-        return self.collect(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ v, "tree")
+        seen, _ = self.look(self.spread(q, "tree"), self.spread(k, "tree"), self.spread(v, "tree"), "tree", "tree")
+        return self.collect(seen, "tree")
 
     def split(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Prefixes, then what branches see of them, then what they see of themselves. [H, T, D] each."""
-        prefix = {name: self.spread(one, "prefix") for name, one in (("q", q), ("k", k), ("v", v))}
-        first = torch.softmax(self.scores(prefix["q"], prefix["k"], "prefix", "prefix"), -1, dtype=torch.float32)
-        above, above_sum = self.part(self.spread(q, "rest"), prefix["k"], prefix["v"], "rest", "prefix")
-        own, own_sum = self.part(
+        asked, keys, values = (self.spread(one, "prefix") for one in (q, k, v))
+        first, _ = self.look(asked, keys, values, "prefix", "prefix")
+        above, above_sum = self.look(self.spread(q, "rest"), keys, values, "rest", "prefix")
+        own, own_sum = self.look(
             self.spread(q, "branch"), self.spread(k, "branch"), self.spread(v, "branch"), "branch", "branch"
         )
-        share = torch.sigmoid(above_sum - own_sum)
-        joined = (share * above + (1 - share) * own).to(v.dtype)
-        out = q.new_zeros(q.shape[0], q.shape[1], v.shape[2], dtype=v.dtype)
-        out = out.index_copy(1, self.tree["prefix.tokens"], self.collect(first.to(v.dtype) @ prefix["v"], "prefix"))
-        return out.index_copy(1, self.tree["rest.tokens"], joined)
+        share = torch.sigmoid(self.collect(above_sum, "rest") - self.collect(own_sum, "branch"))
+        above, own = self.collect(above, "rest"), self.collect(own, "branch")
+        joined = torch.lerp(own.float(), above.float(), share).to(v.dtype)
+        both = torch.cat([self.collect(first, "prefix"), joined], 1)
+        ordered: Tensor = _Collect.apply(both[:, None], self.tree["order"])
+        return ordered
 
-    def part(self, q: Tensor, k: Tensor, v: Tensor, asks: str, is_seen: str) -> tuple[Tensor, Tensor]:
-        """[H, tokens, D]: what block `asks` gets of block `is_seen` alone; [H, tokens, 1]: the log of its scores' sum."""
-        scores = self.scores(q, k, asks, is_seen).float()
-        total = torch.logsumexp(scores, -1, keepdim=True)
-        seen = torch.exp(scores - total).to(v.dtype) @ v
-        return self.collect(seen, asks).float(), self.collect(total, asks)
+    def look(self, q: Tensor, k: Tensor, v: Tensor, asks: str, is_seen: str) -> tuple[Tensor, Tensor]:
+        """[H, B, L, D]: what block `asks` gets of block `is_seen` alone; [H, B, L, 1]: the log of a part's scores' sum."""
+        mask = self.mask(asks, is_seen, v.dtype)
+        if self.softcap is None:
+            looked: tuple[Tensor, Tensor] = _Look.apply(q, k, v, mask, asks in ("rest", "branch"))
+            return looked
+        scores = (torch.tanh(q @ k.mT / self.softcap) * self.softcap + mask).float()
+        return torch.softmax(scores, -1).to(v.dtype) @ v, torch.logsumexp(scores, -1, keepdim=True)
 
     def spread(self, tokens: Tensor, block: str) -> Tensor:
         parts = (self.tree[f"{block}.{name}"] for name in ("cells", "places", "tokens"))
@@ -196,15 +232,8 @@ class _Seen:
         return spread
 
     def collect(self, blocks: Tensor, block: str) -> Tensor:
-        collected: Tensor = _Collect.apply(blocks, self.tree[f"{block}.cells"], self.tree[f"{block}.places"])  # type: ignore[no-untyped-call]
+        collected: Tensor = _Collect.apply(blocks, self.tree[f"{block}.places"])
         return collected
-
-    def scores(self, q: Tensor, k: Tensor, asks: str, is_seen: str) -> Tensor:
-        """[H, B, L, L']: masked scores of the cells of two blocks."""
-        scores = q @ k.transpose(-1, -2)
-        if self.softcap is not None:
-            scores = torch.tanh(scores / self.softcap) * self.softcap
-        return scores + self.mask(asks, is_seen, scores.dtype)
 
     def mask(self, asks: str, is_seen: str, dtype: torch.dtype) -> Tensor:
         """[B, L, L']: 0 where a cell may be seen, else the least number; made once for all layers of a kind."""
