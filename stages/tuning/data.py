@@ -17,6 +17,7 @@ from stages.corpus.pictures import read_images, stores
 from stages.trees.attention import layout
 from stages.trees.batch import batch_trees, padded_rows
 from stages.trees.chat import image_token
+from stages.trees.families import Positions
 from stages.trees.tree import Tree
 
 CACHED_MIB = 2048
@@ -189,12 +190,14 @@ def _padded(tensor: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:
 class Collator:
     """The trees of a batch → keyword arguments of the model's forward."""
 
-    def __init__(self, pixels: Pixels, processor: ProcessorMixin, flat: bool, weighting: str) -> None:
+    def __init__(
+        self, pixels: Pixels, processor: ProcessorMixin, flat: bool, weighting: str, positions: Positions | None = None
+    ) -> None:
         """`flat`: trees lie in one row, without padding; else each must have one branch and is a padded row of its own.
 
-        `weighting`: token or example.
+        `weighting`: token or example. `positions`: the model's own, where it counts them in three dimensions.
         """
-        self.pixels, self.flat, self.weighting = pixels, flat, weighting
+        self.pixels, self.flat, self.weighting, self.positions = pixels, flat, weighting, positions
         self.pad_id: int = processor.tokenizer.pad_token_id
         self.image_id: int | None = getattr(processor, "image_token_id", None)
         self.marks_images = "mm_token_type_ids" in processor.model_input_names
@@ -211,9 +214,13 @@ class Collator:
 
     def _trees(self, trees: Sequence[Tree]) -> dict[str, Any]:
         batch = batch_trees(trees)
+        positions = batch.position_ids
+        if self.positions is not None:
+            each = [self.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
+            positions = torch.cat(each, 1)[:, None]
         return {
             "input_ids": batch.input_ids,
-            "position_ids": batch.position_ids,
+            "position_ids": positions,
             "tree": layout(batch),
             # transformers takes a bool mask of [B, L] here, and computes logits at those positions only: [N, vocabulary].
             "logits_to_keep": batch.asked,

@@ -29,7 +29,7 @@ from stages.running.command import WORK
 from stages.running.tracking import use_tracking
 from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
-from stages.trees.families import unfed, why_not_shared
+from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.data import Collator, Ordered, Pixels, order, packed, refuse_large
 from stages.tuning.learnt import learnt
@@ -82,7 +82,8 @@ def tune(
     refuse_idle(stage, params, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
-    collator = Collator(Pixels(ingested, trees, processor), processor, unfit is None, params.weighting)
+    pixels = Pixels(ingested, trees, processor)
+    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
     steps = order(trees, params.epochs, params.trees_per_step, params.seed)
     batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
