@@ -1,10 +1,9 @@
 """Trees against separate rows: `python bench/trees.py [PAIRS]`, after a `dvc repro render`, or without any data.
 
 One forward and backward pass over the same examples, as trees behind one shared prefix and as rows of their own; in one
-process and in turns, so that whatever slows the machine slows both. Both sides have what a good trainer gives: sorted by
-length, cut into batches of the same number of tokens, padded within each, logits at supervised positions only, bf16
-autocast, eager attention (under bf16 on CPU the faster one for both), pictures preprocessed before. Batches and masks are
-timed with it; the optimizer is not, for it costs both the same.
+process and in turns, so that whatever slows the machine slows both. Both sides have what a good trainer gives: packed without
+padding into batches of the same number of tokens, logits at supervised positions only, bf16 autocast, the same attention,
+pictures preprocessed before. Batches and masks are timed with it; the optimizer is not, for it costs both the same.
 
 Fewer than seven pairs are shown and not written to bench/results/trees.json.
 """
@@ -34,15 +33,16 @@ from stages.models.sections import Tiny  # noqa: E402
 from stages.models.tiny import build  # noqa: E402
 from stages.running.progress import progress  # noqa: E402
 from stages.running.section import read_params  # noqa: E402
-from stages.trees import tree  # noqa: E402
+from stages.trees import attention, tree  # noqa: E402
 from stages.trees.batch import separate_rows  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
-from stages.tuning.data import Collator, Pixels  # noqa: E402
+from stages.tuning.data import Collator, Pixels, packed  # noqa: E402
 
 BASE, RENDERED, INGESTED = ROOT / "data/base/model", ROOT / "data/render/train", ROOT / "data/ingest"
 SEED = 17
+ATTENTION = {"text_config": attention.NAME, "vision_config": "eager"}
 TOKENS_A_BATCH = 3072
-"""With padding; about what the default's sixteen trees take."""
+"""As the default has it."""
 FEWEST_PAIRS = 7
 TOLERANCE = 0.01
 """How far the two sides' losses may lie apart; bf16 sums in another order differ by some thousandths."""
@@ -72,7 +72,6 @@ class Side:
             "batches": len(self.batches),
             "pictures": sum(len(one.images) for batch in self.batches for one in batch),
             "tokens": sum(one.tokens for batch in self.batches for one in batch),
-            "tokens_with_padding": sum(len(batch) * max(one.tokens for one in batch) for batch in self.batches),
         }
 
 
@@ -113,14 +112,14 @@ def rendered(pictures: int) -> Material:
     trees = random.Random(SEED).sample(every, min(pictures, len(every)))
     processor = load_processor(BASE)
     pixels = Pixels(INGESTED, trees, processor)
-    return Material("data/render/train", trees, load_model(BASE, attention="eager"), processor, pixels)
+    return Material("data/render/train", trees, load_model(BASE, attention=ATTENTION), processor, pixels)
 
 
 def generated(pictures: int, tiny: Tiny) -> Material:
     """Trees of random words in the sizes of the embedded ones, pictures of noise, and a tiny model with first weights."""
     with tempfile.TemporaryDirectory() as folder:
         build(tiny, SEED, sentences(SEED, 2000), Path(folder))
-        model, processor = load_model(Path(folder), attention="eager"), load_processor(Path(folder))
+        model, processor = load_model(Path(folder), attention=ATTENTION), load_processor(Path(folder))
     chance = random.Random(SEED)
     special = set(processor.tokenizer.all_special_ids)
     words = [id for id in range(len(processor.tokenizer)) if id not in special]
@@ -176,27 +175,19 @@ def compare(material: Material, pairs: int) -> dict[str, Any]:
 
 
 def sides_of(material: Material) -> dict[str, Side]:
-    """Trees and rows, each sorted and batched by the same rule."""
+    """Trees and rows, batched by the same rule."""
     rows = [row for one in material.trees for row in separate_rows(one)]
-    collators = {
-        name: Collator(material.pixels, material.processor, shared=name == "trees", eager=True, weighting="token")
-        for name in ("trees", "rows")
-    }
+    collator = Collator(material.pixels, material.processor, flat=True, weighting="token")
     return {
-        "trees": Side(batches(material.trees, TOKENS_A_BATCH), collators["trees"]),
-        "rows": Side(batches(rows, TOKENS_A_BATCH), collators["rows"]),
+        "trees": Side(batches(material.trees, TOKENS_A_BATCH), collator),
+        "rows": Side(batches(rows, TOKENS_A_BATCH), collator),
     }
 
 
 def batches(trees: Sequence[Tree], most: int) -> list[list[Tree]]:
-    """`trees` from the shortest to the longest, in batches of at most `most` tokens with padding, or of one tree."""
-    laid: list[list[Tree]] = []
-    for one in sorted(trees, key=lambda one: one.tokens):
-        # It is the longest so far, so it says how long each of its batch gets.
-        if not laid or (len(laid[-1]) + 1) * one.tokens > most:
-            laid.append([])
-        laid[-1].append(one)
-    return laid
+    """`trees` in batches of at most `most` tokens, as equal as can be."""
+    (laid,) = packed([range(len(trees))], [one.tokens for one in trees], most, processes=1)
+    return [[trees[index] for index in batch] for batch in laid]
 
 
 def one_pass(model: PreTrainedModel, side: Side) -> float:
@@ -205,7 +196,7 @@ def one_pass(model: PreTrainedModel, side: Side) -> float:
     model.zero_grad()
     total = 0.0
     for batch in side.batches:
-        inputs = side.collator(batch)
+        inputs = side.collator([batch])
         labels = inputs.pop("labels")
         del inputs["weights"]
         with torch.autocast("cpu", torch.bfloat16):

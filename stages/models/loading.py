@@ -45,8 +45,13 @@ def fetch(model: str, revision: str | None, folder: Path) -> None:
         )
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32, attention: str | None = None) -> PreTrainedModel:
-    """The model in `folder`. `attention` is one of transformers' implementations (`sdpa`, `eager`), None its own choice."""
+def load_model(
+    folder: Path, dtype: torch.dtype = torch.float32, attention: str | dict[str, str] | None = None
+) -> PreTrainedModel:
+    """The model in `folder`.
+
+    `attention` is one of transformers' implementations (`sdpa`, `eager`), or one for each part; None is the model's own choice.
+    """
     kwargs = {} if attention is None else {"attn_implementation": attention}
     return AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **kwargs

@@ -6,11 +6,26 @@ give them what they need.
 """
 
 import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-SHARING = {"llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
-"""Model types whose image tokens are plain causal tokens, and that pass a 4-D mask and positions through untouched."""
+from stages.trees.tree import Tree
+
+SHARING = {
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "smolvlm",
+    "internvl",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+}
+"""Model types whose image tokens are plain causal tokens, and that hand positions and the layout on untouched."""
 UNSENT = {
     "token_type_ids": "mark its image tokens",
     "image_embeds_position_mask": "mark its image tokens",
@@ -19,8 +34,18 @@ UNSENT = {
     "qformer_input_ids": "show the question to its connector",
 }
 """What models take beside words and pictures and the loop does not send, and what for."""
-CAUSAL_TEXT = {"llama", "mistral", "qwen2", "qwen3", "phi3"}
-"""Language models with one causal mask, if no layer slides a window."""
+CAUSAL_TEXT = {
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "gemma2",
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    "qwen3_vl_text",
+}
+"""Language models whose words see their past and nothing else; windows and capped scores are attention.py's."""
 
 
 def unfed(model: PreTrainedModel) -> str | None:
@@ -40,7 +65,29 @@ def why_not_shared(config: PretrainedConfig) -> str | None:
     text = config.get_text_config()
     if text.model_type not in CAUSAL_TEXT:
         return f"its language model {text.model_type} is not among those proved to share a prefix exactly"
-    window = getattr(text, "sliding_window", None)
-    if window is not None and getattr(text, "use_sliding_window", True):
-        return f"its language model slides a window of {window} tokens, which the tree mask does not cut yet"
     return None
+
+
+Positions = Callable[[Tree, Mapping[str, torch.Tensor]], torch.Tensor]
+"""Of a tree, and what the processor made of its pictures: [3, tokens] int64."""
+
+
+def positions_of(model: PreTrainedModel) -> Positions | None:
+    """How `model` counts positions in three dimensions, as the Qwen-VLs do; None if it counts them in one."""
+    inner: Any = model.base_model
+    if not hasattr(inner, "get_rope_index"):
+        return None
+    image_id = model.config.image_token_id
+
+    def places(tree: Tree, pictures: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Those of the prefix are the model's own; each branch goes on behind the largest of them, alike in all dimensions."""
+        parts, start = [torch.zeros(3, 0, dtype=torch.int64)], 0
+        if tree.prefix:
+            ids = torch.tensor([tree.prefix])
+            grids = {name: pictures[name] for name in ("image_grid_thw",) if name in pictures}
+            above, _ = inner.get_rope_index(input_ids=ids, mm_token_type_ids=ids.eq(image_id).int(), **grids)
+            parts, start = [above[:, 0]], int(above.max()) + 1
+        parts += [(torch.arange(len(branch.ids)) + start).expand(3, -1) for branch in tree.branches]
+        return torch.cat(parts, 1)
+
+    return places

@@ -1,5 +1,6 @@
 """Trees in the order they are learnt, as batches of a model."""
 
+import heapq
 import io
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -13,8 +14,10 @@ from transformers import ProcessorMixin
 
 from stages.corpus.decoding import FORMATS
 from stages.corpus.pictures import read_images, stores
-from stages.trees.batch import additive, batch_trees, separate_rows
+from stages.trees.attention import layout
+from stages.trees.batch import batch_trees, padded_rows
 from stages.trees.chat import image_token
+from stages.trees.families import Positions
 from stages.trees.tree import Tree
 
 CACHED_MIB = 2048
@@ -25,26 +28,23 @@ PADDED = {"pixel_values", "pixel_attention_mask"}
 """What the processors themselves pad with zeros, in tiles, height or width, to the largest picture of one call."""
 
 
-class Ordered(Dataset[Tree]):
-    """All epochs laid out as one sequence, so that where a run stands is one number, and resuming is a seek."""
+class Ordered(Dataset[Sequence[Tree]]):
+    """All batches of all epochs as one sequence, so that where a run stands is one number, and resuming is a seek."""
 
-    def __init__(self, trees: Sequence[Tree], order: Sequence[int]) -> None:
-        self.trees, self.order = trees, order
+    def __init__(self, batches: Sequence[Sequence[Tree]]) -> None:
+        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.batches)
 
-    def __getitem__(self, position: int) -> Tree:
-        return self.trees[self.order[position]]
+    def __getitem__(self, position: int) -> Sequence[Tree]:
+        return self.batches[position]
 
 
-def order(
-    trees: Sequence[Tree], epochs: float, per_step: int, seed: int, per_batch: int | None = None, processes: int = 1
-) -> list[int]:
-    """Indices of `trees` for all `epochs`, shuffled anew in each; whole steps only, each sorted by length.
+def order(trees: Sequence[Tree], epochs: float, per_step: int, seed: int) -> list[list[int]]:
+    """Indices of `trees` for all `epochs`, shuffled anew in each, in whole optimizer steps of `per_step`.
 
-    Sorted within a step and never across steps: the batches of a step pad little, and every step still sees a fair mix. The
-    last step is filled up from one more shuffle, so no tree is left out of an epoch and every step is full.
+    The last step is filled up from one more shuffle, so no tree is left out of an epoch and every step is full.
     """
     generator = random.Random(seed)
     wanted = max(per_step, -(-round(len(trees) * epochs) // per_step) * per_step)
@@ -53,16 +53,56 @@ def order(
         epoch = list(range(len(trees)))
         generator.shuffle(epoch)
         drawn += epoch
-    steps = [drawn[first : first + per_step] for first in range(0, wanted, per_step)]
-    one_pass = (per_batch or per_step) * processes
-    laid: list[int] = []
-    for step in steps:
-        step.sort(key=lambda index: trees[index].tokens)
-        for first in range(0, per_step, one_pass):
-            # Processes take batches in turn and wait for the slowest, so all get as many long trees as short ones.
-            for process in range(processes):
-                laid += step[first : first + one_pass][process::processes]
-    return laid
+    return [drawn[first : first + per_step] for first in range(0, wanted, per_step)]
+
+
+def packed(steps: Sequence[Sequence[int]], sizes: Sequence[int], budget: int, processes: int) -> list[list[list[int]]]:
+    """Each step's trees in batches of at most `budget` tokens: as few as do for all steps, as equal as can be within each.
+
+    As many in every step, for every process takes as many; equal, since processes take batches in turn and wait for the
+    slowest.
+
+    Args:
+        steps: Indices of trees.
+        sizes: Tokens of each tree.
+        budget: Tokens of a batch at most.
+        processes: The number of batches is a multiple of it.
+
+    No tree may be larger than the budget, and no step shorter than `processes`.
+    """
+    count = max(-(-sum(sizes[index] for index in step) // budget) for step in steps)
+    count = -(-count // processes) * processes
+    while True:
+        laid = [_equal(step, sizes, count) for step in steps]
+        if max(sum(sizes[index] for index in batch) for step in laid for batch in step) <= budget:
+            return laid
+        count += processes
+
+
+def refuse_large(stage: str, trees: Sequence[Tree], budget: int) -> None:
+    """Refuse trees that no batch of `budget` tokens can hold.
+
+    Raises:
+        ValueError: some are larger.
+    """
+    large = [one for one in trees if one.tokens > budget]
+    if large:
+        first = large[0].branches[0]
+        raise ValueError(
+            f"{len(large)} trees of {stage} have more than {stage}.tokens_per_batch {budget} tokens (first: that of row "
+            f"{first.row} of source {first.source}, {large[0].tokens}); raise it, or lower render.max_tokens, in params.yaml"
+        )
+
+
+def _equal(step: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """`step` in `count` batches of tokens as equal as the longest-first rule makes them (Graham 1969: within a third)."""
+    batches: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, number) for number in range(count)]
+    for index in sorted(step, key=lambda index: (-sizes[index], index)):
+        tokens, number = heapq.heappop(filled)
+        batches[number].append(index)
+        heapq.heappush(filled, (tokens + sizes[index], number))
+    return batches
 
 
 class Pixels:
@@ -148,40 +188,53 @@ def _padded(tensor: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:
 
 
 class Collator:
-    """Lists of trees → keyword arguments of the model's forward."""
+    """The trees of a batch → keyword arguments of the model's forward."""
 
-    def __init__(self, pixels: Pixels, processor: ProcessorMixin, shared: bool, eager: bool, weighting: str) -> None:
-        """`shared`: branches share their prefix under the tree mask; else every branch is a plain row of its own.
+    def __init__(
+        self, pixels: Pixels, processor: ProcessorMixin, flat: bool, weighting: str, positions: Positions | None = None
+    ) -> None:
+        """`flat`: trees lie in one row, without padding; else each must have one branch and is a padded row of its own.
 
-        `eager`: the model's attention adds its mask, so it must be numbers. `weighting`: token or example.
+        `weighting`: token or example. `positions`: the model's own, where it counts them in three dimensions.
         """
-        self.pixels, self.shared, self.eager, self.weighting = pixels, shared, eager, weighting
+        self.pixels, self.flat, self.weighting, self.positions = pixels, flat, weighting, positions
         self.pad_id: int = processor.tokenizer.pad_token_id
         self.image_id: int | None = getattr(processor, "image_token_id", None)
         self.marks_images = "mm_token_type_ids" in processor.model_input_names
 
-    def __call__(self, trees: Sequence[Tree]) -> dict[str, torch.Tensor]:
-        """The inputs of one forward pass; the loss is asked for at the N supervised positions only."""
-        if not self.shared:
-            trees = [row for tree in trees for row in separate_rows(tree)]
-        batch = batch_trees(trees, self.pad_id)
-        inputs = {
+    def __call__(self, batches: Sequence[Sequence[Tree]]) -> dict[str, Any]:
+        """The inputs of one forward pass, of the only batch there is; N supervised positions are asked, and no others."""
+        (trees,) = batches
+        words = self._trees(trees) if self.flat else self._rows(trees)
+        return (
+            words
+            | {"weights": weights(trees, self.weighting)}
+            | beside([self.pixels(one.images) for one in trees if one.images])
+        )
+
+    def _trees(self, trees: Sequence[Tree]) -> dict[str, Any]:
+        batch = batch_trees(trees)
+        positions = batch.position_ids
+        if self.positions is not None:
+            each = [self.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
+            positions = torch.cat(each, 1)[:, None]
+        return {
             "input_ids": batch.input_ids,
+            "position_ids": positions,
+            "tree": layout(batch),
             # transformers takes a bool mask of [B, L] here, and computes logits at those positions only: [N, vocabulary].
             "logits_to_keep": batch.asked,
             "labels": batch.labels,
-            "weights": weights(trees, self.weighting),
+            "use_cache": False,
         }
-        if self.shared:
-            inputs["position_ids"] = batch.position_ids
-            inputs["attention_mask"] = additive(batch.allowed, torch.float32) if self.eager else batch.allowed
-        else:
-            # Positions are the model's own business then: some families count them in three dimensions.
-            lengths = torch.tensor([tree.tokens for tree in trees])
-            inputs["attention_mask"] = torch.lt(torch.arange(batch.input_ids.shape[1]), lengths[:, None]).long()
-            if self.marks_images and self.image_id is not None:
-                inputs["mm_token_type_ids"] = batch.input_ids.eq(self.image_id).long()
-        return inputs | beside([self.pixels(tree.images) for tree in trees if tree.images])
+
+    def _rows(self, trees: Sequence[Tree]) -> dict[str, Any]:
+        ids, mask, asked, labels = padded_rows(trees, self.pad_id)
+        words = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": asked, "labels": labels}
+        # Positions are the model's own business then: some families count them in three dimensions.
+        if self.marks_images and self.image_id is not None:
+            words["mm_token_type_ids"] = ids.eq(self.image_id).long()
+        return words
 
 
 def weights(trees: Sequence[Tree], weighting: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ NAMED = 8
 """Steps that are listed one by one; of more, the first, the last and their number are told."""
 
 
-def learnt(stage: str, own: Sequence[Tree], again: Sequence[Tree], laid: Sequence[int], per_step: int) -> Iterator[Line]:
+def learnt(stage: str, own: Sequence[Tree], again: Sequence[Tree], laid: Sequence[Sequence[int]]) -> Iterator[Line]:
     """A line for each row of the stage's own trees: `trained`, or `unseen` where the steps end before its tree's turn.
 
     Rows of the trees in `again`, which the stage before learnt from, get a line too, `ON`: a replay ends no row.
@@ -19,12 +19,12 @@ def learnt(stage: str, own: Sequence[Tree], again: Sequence[Tree], laid: Sequenc
         stage: The tuning stage.
         own: Its own trees.
         again: Trees that it replays.
-        laid: Indices of the trees, own first, in the order they are learnt (`order`).
-        per_step: How many of `laid` are in one optimizer step; steps count from 1, as in the loss curve.
+        laid: Indices of the trees, own first, in each optimizer step (`order`); steps count from 1, as in the loss curve.
     """
     steps: list[list[int]] = [[] for _ in (*own, *again)]
-    for position, index in enumerate(laid):
-        steps[index].append(position // per_step + 1)
+    for step, indices in enumerate(laid, 1):
+        for index in indices:
+            steps[index].append(step)
     for number, tree in enumerate((*own, *again)):
         seen = told(steps[number])
         if number >= len(own):

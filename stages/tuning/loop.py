@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
 from stages.running.command import WORK
 from stages.running.tracking import use_tracking
-from stages.trees import tree
-from stages.trees.families import unfed, why_not_shared
+from stages.trees import attention, tree
+from stages.trees.batch import separate_rows
+from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.data import Collator, Ordered, Pixels, order
+from stages.tuning.data import Collator, Ordered, Pixels, order, packed, refuse_large
 from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
@@ -67,22 +69,28 @@ def tune(
     trees = own + again
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
-    loaded = load_model(base, attention="eager" if device == "cpu" else "sdpa")
+    stock = "eager" if device == "cpu" else "sdpa"
+    loaded = load_model(base, attention=stock)
     if (missing := unfed(loaded)) is not None:
         raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
-    reason = "share_prefix is never" if params.share_prefix == "never" else why_not_shared(loaded.config)
+    unfit = why_not_shared(loaded.config)
+    reason = "share_prefix is never" if params.share_prefix == "never" else unfit
     if reason is not None:
         print(f"{stage}: branches are tuned as separate rows, because {reason}")
+    if unfit is None:
+        loaded.set_attn_implementation({"text_config": attention.NAME})
     refuse_idle(stage, params, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
-    collator = Collator(Pixels(ingested, trees, processor), processor, reason is None, device == "cpu", params.weighting)
-    laid = order(trees, params.epochs, params.trees_per_step, params.seed, params.trees_per_batch, params.processes)
-    data = Ordered(trees, laid)
+    pixels = Pixels(ingested, trees, processor)
+    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
+    steps = order(trees, params.epochs, params.trees_per_step, params.seed)
+    batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
+    data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,
-        args=arguments(params, work, len(data), device, all(one.images for one in trees)),
+        args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
         train_dataset=data,
         data_collator=collator,
         callbacks=[LogAtCheckpoints(), MarkWhole()],
@@ -98,7 +106,7 @@ def tune(
         save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
-        write(ledger, learnt(stage, own, again, laid, params.trees_per_step))
+        write(ledger, learnt(stage, own, again, steps))
         discard(work)
 
 
@@ -198,15 +206,32 @@ def tuned_tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def arguments(params: Tuning, work: Path, trees: int, device: str, always_pictures: bool) -> TrainingArguments:
-    """What the Trainer is told; `always_pictures`: every tree has one, so every step reaches every tuned parameter."""
-    one_pass = params.trees_per_batch * params.processes
-    steps = trees // params.trees_per_step
+def batched(
+    stage: str, params: Tuning, trees: Sequence[Sequence[Tree]], steps: Sequence[Sequence[int]]
+) -> list[list[list[Tree]]]:
+    """For each step its batches, of what stands for each tree: itself, or its branches apart.
+
+    Raises:
+        ValueError: one of them is larger than a batch may be.
+    """
+    units = [one for several in trees for one in several]
+    refuse_large(stage, units, params.tokens_per_batch)
+    ends = list(accumulate(map(len, trees)))
+    laid = [[unit for index in step for unit in range(ends[index] - len(trees[index]), ends[index])] for step in steps]
+    batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
+    return [[[units[index] for index in batch] for batch in step] for step in batches]
+
+
+def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str, always_pictures: bool) -> TrainingArguments:
+    """What the Trainer is told, of so many steps of so many batches each.
+
+    `always_pictures`: every tree has one, so every step reaches every tuned parameter.
+    """
     given = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
-        per_device_train_batch_size=params.trees_per_batch,
-        gradient_accumulation_steps=params.trees_per_step // one_pass,
+        per_device_train_batch_size=1,  # the data's items are batches
+        gradient_accumulation_steps=batches // params.processes,
         learning_rate=params.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(params.warmup * steps),

@@ -43,8 +43,8 @@ class Tuning(Section):
     """Passes over the trees; a fraction is allowed."""
     trees_per_step: PositiveInt
     """Trees behind one optimizer step, over all processes."""
-    trees_per_batch: PositiveInt
-    """Trees in one forward pass of one process; trees_per_step is a multiple of this times processes."""
+    tokens_per_batch: PositiveInt
+    """Tokens in one forward pass of one process at most: what memory hangs on. A step has as many passes as that takes."""
     checkpoint_steps: PositiveInt
     """Steps between two checkpoints: the most tuning that a kill can cost while the stage tunes. They go once it has ended."""
     weighting: Literal["token", "example"]
@@ -60,9 +60,8 @@ class Tuning(Section):
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
-        if self.trees_per_step % (self.trees_per_batch * self.processes):
+        if self.trees_per_step % self.processes:
             raise ValueError(
-                f"trees_per_step {self.trees_per_step} must be a multiple of trees_per_batch x processes "
-                f"({self.trees_per_batch} x {self.processes}); change one of them"
+                f"trees_per_step {self.trees_per_step} must be a multiple of processes {self.processes}; change one of them"
             )
         return self

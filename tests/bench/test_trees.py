@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from bench import trees as bench
-from bench.trees import batches, compare, generated, one_pass, sides_of, spread
+from bench.trees import compare, generated, one_pass, sides_of, spread
 from stages.models.sections import Tiny
-from stages.trees.tree import Branch, Tree
 
 SMALL = Tiny(
     image_size=16, patch_size=8, vision_width=16, vision_layers=2, text_width=32, text_layers=2, heads=2, vocabulary=320
@@ -16,19 +15,6 @@ SMALL = Tiny(
 @pytest.fixture(scope="module")
 def material():
     return generated(6, SMALL)
-
-
-def sized(tokens):
-    return Tree((), tuple(range(tokens - 2)), (Branch("s", 0, "t", "short", (1, 2), (False, True)),))
-
-
-def test_a_batch_holds_at_most_so_many_tokens_with_padding_and_every_tree_is_in_one():
-    given = [sized(tokens) for tokens in (30, 5, 9, 100, 4, 31, 12)]
-
-    laid = batches(given, 40)
-
-    assert sorted(one.tokens for batch in laid for one in batch) == [4, 5, 9, 12, 30, 31, 100]
-    assert [[one.tokens for one in batch] for batch in laid] == [[4, 5, 9], [12], [30], [31], [100]]
 
 
 def test_both_sides_learn_the_same_from_the_same_examples(material):

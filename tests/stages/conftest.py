@@ -62,7 +62,7 @@ def tuning() -> dict[str, Any]:
         "replay": 0.0,
         "epochs": 3.0,
         "trees_per_step": 4,
-        "trees_per_batch": 2,
+        "tokens_per_batch": 36,
         "checkpoint_steps": 100,
         "weighting": "example",
         "share_prefix": "auto",

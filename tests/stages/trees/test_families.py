@@ -12,8 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel, Qwen2Config, SiglipVisionConfig
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2VLImageProcessorPil,
+    SiglipVisionConfig,
+)
 
 from stages.corpus.example import IMAGE, Turn
 from stages.corpus.images import ImageWriter
@@ -21,9 +29,11 @@ from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan
 from stages.models.sections import Lora, Parts
 from stages.models.tiny import CHAT_TEMPLATE
+from stages.trees import attention
+from stages.trees.batch import separate_rows
 from stages.trees.certificate import prove_all
 from stages.trees.chat import Chat, Tokens
-from stages.trees.families import SHARING, UNSENT, unfed, why_not_shared
+from stages.trees.families import SHARING, UNSENT, positions_of, unfed, why_not_shared
 from stages.trees.tree import Branch, Tree
 from stages.tuning.data import OF_WORDS, Collator, Pixels, beside
 
@@ -185,12 +195,73 @@ def internvl(tokenizer: Any) -> tuple[Any, PreTrainedModel]:
     return processor, InternVLForConditionalGeneration(config)
 
 
+def qwen(name: str, vision: dict[str, Any], rope: dict[str, Any]) -> Callable[[Any], tuple[Any, PreTrainedModel]]:
+    """A Qwen-VL, whose positions have three dimensions and whose pictures have as many tokens as their size wants."""
+
+    def build(tokenizer: Any) -> tuple[Any, PreTrainedModel]:
+        config_class, model_class, processor_class = (
+            getattr(transformers, name + part) for part in ("Config", "ForConditionalGeneration", "Processor")
+        )
+        tokenizer = named(
+            tokenizer,
+            image_token="<|image_pad|>",
+            video_token="<|video_pad|>",
+            vision_start_token="<|vision_start|>",
+            vision_end_token="<|vision_end|>",
+        )
+        shown = "<|vision_start|><|image_pad|><|vision_end|>"
+        processor = without_video(
+            processor_class,
+            image_processor=Qwen2VLImageProcessorPil(
+                size={"shortest_edge": 16 * 16, "longest_edge": 48 * 48}, patch_size=8, merge_size=2, temporal_patch_size=2
+            ),
+            tokenizer=tokenizer,
+            chat_template=CHAT_TEMPLATE.replace(IMAGE, shown),
+        )
+        config = config_class(
+            vision_config={
+                "patch_size": 8,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "depth": 2,
+                "num_heads": 2,
+                **vision,
+            },
+            text_config={**language(tokenizer), "num_hidden_layers": 3, **rope},
+            image_token_id=tokenizer.image_token_id,
+            video_token_id=tokenizer.video_token_id,
+            vision_start_token_id=tokenizer.vision_start_token_id,
+            vision_end_token_id=tokenizer.vision_end_token_id,
+        )
+        return processor, model_class(config)
+
+    return build
+
+
+OLD_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
 BUILT: dict[str, Callable[[Any], tuple[Any, PreTrainedModel]]] = {
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
     "idefics3": idefics3,
     "smolvlm": smolvlm,
     "internvl": internvl,
+    "qwen2_vl": qwen("Qwen2VL", {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}, OLD_ROPE),
+    "qwen2_5_vl": qwen(
+        "Qwen2_5_VL",
+        {"hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1]},
+        OLD_ROPE,
+    ),
+    "qwen3_vl": qwen(
+        "Qwen3VL",
+        {
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        {**OLD_ROPE, "head_dim": 16},
+    ),
 }
 
 
@@ -222,13 +293,15 @@ def ppm(picture: Image.Image) -> bytes:
     return b"P6 %d %d 255\n" % picture.size + picture.tobytes()
 
 
-@pytest.mark.parametrize(("attention", "shared"), [("eager", True), ("sdpa", True), ("sdpa", False)])
+@pytest.mark.parametrize("flat", [True, False])
 def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_of_each_conversation_alone(
-    family, noise, tmp_path, attention, shared
+    family, noise, tmp_path, flat
 ):
     processor, model = family
     assert why_not_shared(model.config) is None
-    model.eval().set_attn_implementation(attention)
+    model.eval()
+    if flat:
+        model.set_attn_implementation({"text_config": attention.NAME})
     apply_plan(
         model,
         Parts(vision_tower="full", connector="full", language_model="full"),
@@ -252,10 +325,13 @@ def test_a_batch_about_pictures_of_several_shapes_has_the_loss_and_the_gradient_
             given = processor.apply_chat_template([messages], tokenize=True, return_dict=True, return_tensors="pt")
             alone.append((given, torch.tensor(one.supervised)))
 
-    inputs = Collator(Pixels(tmp_path, trees, processor), processor, shared, attention == "eager", "token")(trees)
+    inputs = Collator(Pixels(tmp_path, trees, processor), processor, flat, "token", positions_of(model))(
+        [trees if flat else [row for tree in trees for row in separate_rows(tree)]]
+    )
     labels, _ = inputs.pop("labels"), inputs.pop("weights")
     together = torch.nn.functional.cross_entropy(model(**inputs).logits, labels, reduction="sum")
     together.backward()
+    model.set_attn_implementation({"text_config": "eager"})
     waited_for = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     batch_gradient = gradient(model)
     apart = 0.0

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from stages.corpus.images import ImageWriter
 from stages.models.loading import load_processor
 from stages.trees.tree import Branch, Tree
-from stages.tuning.data import Pixels, order, weights
+from stages.tuning.data import Pixels, order, packed, refuse_large, weights
 
 
 def sized(tokens: int) -> Tree:
@@ -19,37 +19,46 @@ def sized(tokens: int) -> Tree:
 
 @given(sizes=st.lists(st.integers(3, 60), min_size=1, max_size=80), epochs=st.integers(1, 4), per_step=st.integers(1, 24))
 def test_every_epoch_shows_every_tree_and_every_step_is_full(sizes, epochs, per_step):
-    laid = order([sized(tokens) for tokens in sizes], epochs, per_step, seed=5)
+    steps = order([sized(tokens) for tokens in sizes], epochs, per_step, seed=5)
 
-    assert len(laid) % per_step == 0
-    assert len(laid) < len(sizes) * epochs + 2 * per_step
-    shown = Counter(laid)
+    assert {len(step) for step in steps} == {per_step}
+    assert len(steps) * per_step < len(sizes) * epochs + 2 * per_step
+    shown = Counter(index for step in steps for index in step)
     assert all(shown[index] >= epochs for index in range(len(sizes)))
 
 
-def test_trees_are_sorted_by_length_within_a_step_but_steps_stay_mixed():
-    trees = [sized(3 + number) for number in range(64)]
-    laid = order(trees, 1.0, 16, seed=5)
-    steps = [laid[first : first + 16] for first in range(0, 64, 16)]
-    assert all(step == sorted(step) for step in steps)
-    assert all(max(step) - min(step) > 32 for step in steps)
+@given(data=st.data(), processes=st.integers(1, 3), budget=st.integers(60, 400))
+def test_no_batch_is_over_the_budget_none_is_empty_and_each_step_has_its_trees_in_as_many(data, processes, budget):
+    sizes = data.draw(st.lists(st.integers(3, 60), min_size=1, max_size=40))
+    index = st.integers(0, len(sizes) - 1)
+    a_step = processes * data.draw(st.integers(1, 8))
+    steps = data.draw(st.lists(st.lists(index, min_size=a_step, max_size=a_step), min_size=1, max_size=5))
+
+    laid = packed(steps, sizes, budget, processes)
+
+    (count,) = {len(batches) for batches in laid}
+    assert count % processes == 0
+    for step, batches in zip(steps, laid, strict=True):
+        assert all(batches)
+        assert sorted(index for batch in batches for index in batch) == sorted(step)
+        assert max(sum(sizes[index] for index in batch) for batch in batches) <= budget
 
 
-def test_processes_that_take_batches_in_turn_get_the_same_steps_and_equally_long_trees():
-    trees = [sized(3 + number) for number in range(64)]
-    alone = order(trees, 1.0, 16, seed=5)
+def test_the_batches_of_a_step_are_equal_so_that_no_process_waits_for_another():
+    sizes = [3 + number for number in range(64)]
 
-    laid = order(trees, 1.0, 16, seed=5, per_batch=4, processes=2)
+    (batches,) = packed([list(range(64))], sizes, budget=300, processes=2)
 
-    for first in range(0, 64, 16):
-        step = laid[first : first + 16]
-        assert sorted(step) == alone[first : first + 16]
-        batches = [step[at : at + 4] for at in range(0, 16, 4)]
-        one, other = batches[0::2], batches[1::2]
-        assert all(max(short) < min(long) for short, long in (one, other)), "the batches pad little"
-        longest = [[max(batch) for batch in mine] for mine in (one, other)]
-        ranks = [[alone[first : first + 16].index(index) for index in mine] for mine in longest]
-        assert ranks == [[6, 14], [7, 15]], "neither waits for the other"
+    tokens = [sum(sizes[index] for index in batch) for batch in batches]
+    assert len(batches) == 8
+    assert max(tokens) - min(tokens) <= 3
+
+
+def test_a_tree_that_no_batch_can_hold_is_refused_by_its_first_row():
+    with pytest.raises(
+        ValueError, match=r"^1 trees of train have more than train\.tokens_per_batch 40 tokens \(first: that of row 0"
+    ):
+        refuse_large("train", [sized(40), sized(41)], 40)
 
 
 def test_the_order_hangs_on_the_seed_alone():

@@ -39,7 +39,7 @@ def paths(place: Path, base: Path, name: str) -> list[Path]:
 
 
 def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_most(tuning, monkeypatch):
-    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 4, "trees_per_batch": 2, "trees_per_step": 16})
+    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 4, "trees_per_step": 16})
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert divided("train", params).processes == 4

@@ -27,7 +27,7 @@ def one(source, *rows):
 
 def test_every_row_of_a_tree_is_learnt_with_it_and_a_replay_ends_no_row(tmp_path):
     own, again = [one("tasks", 4, 2), one("tasks", 9), one("tasks", 1)], [one("captions", 7)]
-    lines = list(learnt("train", own, again, [0, 3, 1, 0], per_step=2))
+    lines = list(learnt("train", own, again, [[0, 3], [1, 0]]))
     ledger.write(tmp_path / "ledger.parquet", lines)
     assert [(line.source, line.row, line.state, line.reason) for line in ledger.read(tmp_path / "ledger.parquet")] == [
         ("captions", 7, "on", "train: replayed, 1 epoch, step 1"),

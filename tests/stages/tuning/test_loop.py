@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ PARAMS = Tuning(
     replay=0.0,
     epochs=3.0,
     trees_per_step=4,
-    trees_per_batch=2,
+    tokens_per_batch=36,
     checkpoint_steps=2,
     weighting="example",
     share_prefix="auto",
@@ -182,13 +183,14 @@ def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_
 def test_the_ledger_says_in_which_steps_each_row_was_shown_to_the_model(place, tiny_model, monkeypatch):
     trees = tree.read(place / "rendered" / "00000.parquet")
     tree.write(place / "former" / "00000.parquet", [renamed(one, "f") for one in trees])
-    batches: list[list[Tree]] = []
+    batches: list[Sequence[Tree]] = []
     collate = loop.Collator.__call__
-    monkeypatch.setattr(loop.Collator, "__call__", lambda self, batch: (batches.append(batch), collate(self, batch))[1])
+    monkeypatch.setattr(loop.Collator, "__call__", lambda self, given: (batches.extend(given), collate(self, given))[1])
 
     out = tuned(place, tiny_model, with_(PARAMS, replay=0.5, epochs=2.5), "out")
 
-    a_step = PARAMS.trees_per_step // PARAMS.trees_per_batch
+    a_step = len(batches) // json.loads((out / "metrics.json").read_text())["steps"]
+    assert a_step == 2
     steps: dict[tuple[str, int], list[int]] = {}
     for number, batch in enumerate(batches):
         for branch in (branch for one in batch for branch in one.branches):
@@ -255,10 +257,10 @@ def test_the_loss_does_not_hang_on_how_many_batches_a_step_has(place, tiny_model
     monkeypatch.setattr(LlavaForConditionalGeneration, "accepts_loss_kwargs", scaled, raising=False)
     params = with_(PARAMS, precision="fp32", learning_rate=0.0001, epochs=1.0)
     whole, halves = (
-        load_file(tuned(place, tiny_model, with_(params, trees_per_batch=size), str(size)) / "model" / "model.safetensors")
-        for size in (4, 2)
+        load_file(tuned(place, tiny_model, with_(params, tokens_per_batch=size), str(size)) / "model" / "model.safetensors")
+        for size in (1000, 36)
     )
-    curves = [pd.read_csv(place / name / "curve.csv")["loss"] for name in ("4", "2")]
+    curves = [pd.read_csv(place / name / "curve.csv")["loss"] for name in ("1000", "36")]
     assert curves[0].tolist() == pytest.approx(curves[1].tolist(), rel=1e-4)
     for name, tensor in whole.items():
         torch.testing.assert_close(halves[name], tensor, rtol=1e-3, atol=1e-5)
@@ -272,7 +274,7 @@ def test_one_process_uses_one_gpu_however_many_are_in_sight(monkeypatch, tmp_pat
         self._n_gpu = 4  # as where torch sees four GPUs
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", among_four)
-    assert loop.arguments(PARAMS, tmp_path, 8, "cpu", True).train_batch_size == PARAMS.trees_per_batch
+    assert loop.arguments(PARAMS, tmp_path, 8, 2, "cpu", True).train_batch_size == 1
 
 
 def test_the_curve_reaches_to_the_last_step(place, tiny_model):

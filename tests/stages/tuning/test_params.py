@@ -8,8 +8,8 @@ from stages.tuning.params import Tuning
     ("change", "said"),
     [
         (
-            {"trees_per_batch": 3, "processes": 2},
-            r"train: trees_per_step 4 must be a multiple of trees_per_batch x processes \(3 x 2\); change one of them$",
+            {"processes": 3},
+            r"train: trees_per_step 4 must be a multiple of processes 3; change one of them$",
         ),
         (
             {"parts": dict.fromkeys(("vision_tower", "connector", "language_model"), "frozen")},

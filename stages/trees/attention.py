@@ -1,0 +1,264 @@
+"""Attention within trees that lie in one row: exact, and nothing but attention ever sees padding.
+
+transformers calls `attend` in every layer of the language model, by the name `NAME`, with the layout that the collator laid.
+Two ways, one result. `dense` pads each tree to the longest and masks: fewest and largest products, and best while trees are
+short. `split` looks at prefixes once, then at what branches see of their prefix, then at what they see of themselves, and joins
+the last two by their sums of exponentials: no score is computed that is masked but for padding, so it is better where trees are
+long. Whichever computes fewer scores is taken, the split way's weighed by what its more calls cost.
+
+A token sees the past of its own node and the prefix of its tree; in a layer that slides a window, of these only positions less
+than `window` back, as they would be in the row of one conversation.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from stages.trees.batch import TreeBatch
+
+NAME = "tree"
+SPLIT_WEIGHT = 1.5
+"""What a score of the split way costs, counted in scores of the dense one (bench/tuning.py on two cores)."""
+Layout = dict[str, Tensor]
+"""Index tensors of one batch, by name; see `layout`."""
+
+
+def layout(batch: TreeBatch, way: str | None = None) -> Layout:
+    """Where the tokens of `batch` lie in padded blocks, by the way that is cheaper, or by `way`: dense or split.
+
+    Returns:
+        position [T] int64; with split, order [T], where each token lies once all prefixes stand before all rests; and for each
+        block X of dense (tree) or of split (prefix, rest, branch): X.cells [B, L], the token in each cell of B trees, prefixes,
+        rests of trees or branches, and token 0 where there is none; X.real [B, L] bool, where there is one; X.tokens [t], which
+        tokens the block has, and X.places [t], where in the flattened cells.
+    """
+    tree, node, position = batch.tree.numpy(), batch.node.numpy(), batch.position_ids[0].numpy()
+    is_prefix = node == 0
+    everything = np.arange(len(tree))
+    rest = everything[~is_prefix]
+    # A tree without a prefix, of words alone, has an empty row there: prefix and rest of a tree have the same number.
+    trees = int(tree[-1]) + 1
+    single = tree * (int(node.max()) + 1) + node
+    names, branch = np.unique(single[rest], return_inverse=True)
+    dense = _block(everything, tree, trees)
+    blocks = {"prefix": _block(everything[is_prefix], tree[is_prefix], trees), "rest": _block(rest, tree[rest], trees)}
+    blocks["branch"] = _block(rest, branch, len(names))
+    size = {name: block["cells"].shape for name, block in blocks.items()}
+    scores = trees * size["prefix"][1] * (size["prefix"][1] + size["rest"][1]) + len(names) * size["branch"][1] ** 2
+    if way is None:
+        way = "split" if SPLIT_WEIGHT * scores < dense["cells"].size * dense["cells"].shape[1] else "dense"
+    laid = {"position": position}
+    if way == "dense":
+        blocks = {"tree": dense}
+        laid["node"] = node[dense["cells"]]
+    else:
+        laid["order"] = np.argsort(np.concatenate([everything[is_prefix], rest]))
+    return {
+        **{name: torch.from_numpy(one) for name, one in laid.items()},
+        **{f"{name}.{part}": torch.from_numpy(one) for name, block in blocks.items() for part, one in block.items()},
+    }
+
+
+def _block(tokens: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], count: int) -> dict[str, np.ndarray[Any, Any]]:
+    """`tokens`, each in the row that `rows`, ascending, says, one behind the other."""
+    sizes = np.bincount(rows, minlength=count)
+    width = max(1, int(sizes.max(initial=0)))
+    column = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    places = rows * width + column
+    cells = np.zeros(count * width, np.int64)
+    cells[places] = tokens
+    real = np.zeros(count * width, bool)
+    real[places] = True
+    return {"cells": cells.reshape(count, width), "places": places, "real": real.reshape(count, width), "tokens": tokens}
+
+
+class _Spread(torch.autograd.Function):
+    """[H, T, D] → [H, B, L, D]: tokens into cells. Each token is in one cell, so backwards it is a look-up too and no sum."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, cells: Tensor, places: Tensor, which: Tensor) -> Tensor:
+        ctx.save_for_backward(places, which)
+        ctx.count = tokens.shape[1]
+        return tokens.index_select(1, cells.flatten()).view(len(tokens), *cells.shape, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, which = ctx.saved_tensors
+        own = gradient.flatten(1, 2).index_select(1, places)
+        if len(which) == ctx.count:
+            return own, None, None, None
+        whole = own.new_zeros(own.shape[0], ctx.count, own.shape[2])
+        return whole.index_copy_(1, which, own), None, None, None
+
+
+class _Collect(torch.autograd.Function):
+    """[H, B, L, D] → [H, tokens of the block, D]: cells back into tokens; what padding said is left behind."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = blocks.shape
+        return blocks.flatten(1, 2).index_select(1, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        heads, rows, width, size = ctx.shape
+        whole = gradient.new_zeros(heads, rows * width, size)
+        return whole.index_copy_(1, places, gradient).view(ctx.shape), None
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    tree: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What a layer's attention gives, as transformers asks for it.
+
+    Args:
+        module: The layer's attention.
+        query: [1, H, T, D].
+        key: [1, H or a divisor of H, T, D].
+        value: As key.
+        attention_mask: None; the layout takes its place.
+        dropout: Must be zero.
+        scaling: Of the scores; 1 / sqrt(D) if None.
+        sliding_window: How far back a token sees, itself included; None: to the beginning.
+        softcap: Bound of the scores, by its tangent; None: none.
+        tree: The batch's layout.
+
+    Returns:
+        [1, T, H, D], and no weights.
+
+    Raises:
+        ValueError: no layout came along, so the model does not hand on what it is given; or dropout is asked for.
+    """
+    if tree is None:
+        raise ValueError(f"{type(module).__name__} was given no layout of trees: this model's family does not hand it on")
+    if dropout:
+        raise ValueError(
+            f"{type(module).__name__} drops {dropout} of its attention, which trees cannot; set attention_dropout to 0"
+        )
+    groups = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Rotated queries and keys are fp32 under autocast, which would cast them anyway, once they are spread and larger.
+    q, k, v = (query[0] * scale).to(value.dtype), key[0].to(value.dtype), value[0]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    given = _Seen(tree, sliding_window, softcap)
+    out = given.dense(q, k, v) if "tree.cells" in tree else given.split(q, k, v)
+    return out.transpose(0, 1)[None], None
+
+
+class _Look(torch.autograd.Function):
+    """What cells get of the cells they see, and the log of their scores' exponentials' sum, by which two looks are joined.
+
+    With p the weights, o = p v and l that log: ds = p (do v' - sum(do o) + dl), after Dao 2022 (FlashAttention), appendix B.
+    Written out because autograd keeps and walks through twice as many arrays of the scores' size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, is_part: bool) -> tuple[Tensor, Tensor | None]:
+        scores = q @ k.mT
+        scores += mask
+        weights = torch.softmax(scores, -1, dtype=torch.float32)
+        # The largest weight is exp(its score - l). torch's own logsumexp is slow on CPU where much is masked.
+        total = scores.amax(-1, keepdim=True).float() - weights.amax(-1, keepdim=True).log() if is_part else None
+        weights = weights.to(v.dtype)
+        seen = weights @ v
+        ctx.save_for_backward(q, k, v, weights, seen)
+        return seen, total
+
+    @staticmethod
+    def backward(ctx: Any, of_seen: Tensor, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
+        q, k, v, weights, seen = ctx.saved_tensors
+        of_seen = of_seen.to(v.dtype)
+        inner = (of_seen.float() * seen.float()).sum(-1, keepdim=True)
+        if of_total is not None:
+            inner = inner - of_total
+        of_scores = (of_seen @ v.mT).sub_(inner.to(v.dtype)).mul_(weights)
+        return of_scores @ k, of_scores.mT @ q, weights.mT @ of_seen, None, None
+
+
+class _Seen:
+    """One layer's look at one batch."""
+
+    def __init__(self, tree: Layout, window: int | None, softcap: float | None) -> None:
+        self.tree, self.window, self.softcap = tree, window, softcap
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """All of a tree at once. [H, T, D] each."""
+        seen, _ = self.look(self.spread(q, "tree"), self.spread(k, "tree"), self.spread(v, "tree"), "tree", "tree")
+        return self.collect(seen, "tree")
+
+    def split(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Prefixes, then what branches see of them, then what they see of themselves. [H, T, D] each."""
+        asked, keys, values = (self.spread(one, "prefix") for one in (q, k, v))
+        first, _ = self.look(asked, keys, values, "prefix", "prefix")
+        above, above_sum = self.look(self.spread(q, "rest"), keys, values, "rest", "prefix")
+        own, own_sum = self.look(
+            self.spread(q, "branch"), self.spread(k, "branch"), self.spread(v, "branch"), "branch", "branch"
+        )
+        share = torch.sigmoid(self.collect(above_sum, "rest") - self.collect(own_sum, "branch"))
+        above, own = self.collect(above, "rest"), self.collect(own, "branch")
+        joined = torch.lerp(own.float(), above.float(), share).to(v.dtype)
+        both = torch.cat([self.collect(first, "prefix"), joined], 1)
+        ordered: Tensor = _Collect.apply(both[:, None], self.tree["order"])
+        return ordered
+
+    def look(self, q: Tensor, k: Tensor, v: Tensor, asks: str, is_seen: str) -> tuple[Tensor, Tensor]:
+        """[H, B, L, D]: what block `asks` gets of block `is_seen` alone; [H, B, L, 1]: the log of a part's scores' sum."""
+        mask = self.mask(asks, is_seen, v.dtype)
+        if self.softcap is None:
+            looked: tuple[Tensor, Tensor] = _Look.apply(q, k, v, mask, asks in ("rest", "branch"))
+            return looked
+        scores = (torch.tanh(q @ k.mT / self.softcap) * self.softcap + mask).float()
+        return torch.softmax(scores, -1).to(v.dtype) @ v, torch.logsumexp(scores, -1, keepdim=True)
+
+    def spread(self, tokens: Tensor, block: str) -> Tensor:
+        parts = (self.tree[f"{block}.{name}"] for name in ("cells", "places", "tokens"))
+        spread: Tensor = _Spread.apply(tokens, *parts)  # type: ignore[no-untyped-call]
+        return spread
+
+    def collect(self, blocks: Tensor, block: str) -> Tensor:
+        collected: Tensor = _Collect.apply(blocks, self.tree[f"{block}.places"])
+        return collected
+
+    def mask(self, asks: str, is_seen: str, dtype: torch.dtype) -> Tensor:
+        """[B, L, L']: 0 where a cell may be seen, else the least number; made once for all layers of a kind."""
+        name = f"{asks} {is_seen} {self.window} {dtype}"
+        if name not in self.tree:
+            hidden = ~self.allowed(asks, is_seen)
+            # Finite, so that a cell of padding, which sees nothing, has a softmax.
+            self.tree[name] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+                hidden, torch.finfo(dtype).min
+            )
+        return self.tree[name]
+
+    def allowed(self, asks: str, is_seen: str) -> Tensor:
+        """[B, L, L'] bool: whether the cell of row i may see the cell of column j."""
+        allowed = self.tree[f"{is_seen}.real"][:, None, :]
+        if asks == is_seen:
+            width = self.tree[f"{asks}.cells"].shape[1]
+            allowed = allowed & torch.ones(width, width, dtype=torch.bool, device=allowed.device).tril()
+        if asks == "tree":
+            node = self.tree["node"]
+            allowed = allowed & ((node[:, None, :] == 0) | (node[:, None, :] == node[:, :, None]))
+        if self.window is not None:
+            mine, theirs = (self.tree["position"][self.tree[f"{block}.cells"]] for block in (asks, is_seen))
+            allowed = allowed & (mine[:, :, None] - theirs[:, None, :] < self.window)
+        return allowed.expand(-1, self.tree[f"{asks}.cells"].shape[1], -1)
+
+
+AttentionInterface.register(NAME, attend)
