@@ -36,7 +36,8 @@ from stages.running.section import read_params  # noqa: E402
 from stages.trees import attention, tree  # noqa: E402
 from stages.trees.batch import separate_rows  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
-from stages.tuning.data import Collator, Pixels, packed  # noqa: E402
+from stages.tuning.data import Collator, packed  # noqa: E402
+from stages.tuning.pixels import Pixels  # noqa: E402
 
 BASE, RENDERED, INGESTED = ROOT / "data/base/model", ROOT / "data/render/train", ROOT / "data/ingest"
 SEED = 17

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from stages.running.section import Section
 
@@ -65,6 +65,17 @@ class Parts(Section):
     """The language model with its embeddings and head."""
 
 
+class Rates(Section):
+    """Peak learning rates of the parts; null: the stage's own."""
+
+    vision_tower: PositiveFloat | None
+    """AdamW's in the vision tower; Muon's, where it steps there, is scaled as this one is."""
+    connector: PositiveFloat | None
+    """The same in the connector."""
+    language_model: PositiveFloat | None
+    """The same in the language model."""
+
+
 class Lora(Section):
     """LoRA's sizes, read only where a part says lora."""
 
@@ -74,3 +85,9 @@ class Lora(Section):
     """Scale of the update, divided by rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Share of the update's input that is dropped in training."""
+    dora: bool
+    """Whether the size of each weight's rows is learnt apart from their direction (DoRA, Liu et al. 2024)."""
+    rslora: bool
+    """Whether alpha is divided by the rank's root and not the rank (rsLoRA, Kalajdzievski 2023)."""
+    quantize: Literal["none", "nf4"]
+    """nf4: the frozen weights beside LoRA are held in four bits (QLoRA, Dettmers et al. 2023); needs a GPU and bitsandbytes."""

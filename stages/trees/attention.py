@@ -214,14 +214,14 @@ class _Seen:
         above, own = self.collect(above, "rest"), self.collect(own, "branch")
         joined = torch.lerp(own.float(), above.float(), share).to(v.dtype)
         both = torch.cat([self.collect(first, "prefix"), joined], 1)
-        ordered: Tensor = _Collect.apply(both[:, None], self.tree["order"])
+        ordered: Tensor = _Collect.apply(both[:, None], self.tree["order"])  # type: ignore[no-untyped-call]
         return ordered
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, asks: str, is_seen: str) -> tuple[Tensor, Tensor]:
         """[H, B, L, D]: what block `asks` gets of block `is_seen` alone; [H, B, L, 1]: the log of a part's scores' sum."""
         mask = self.mask(asks, is_seen, v.dtype)
         if self.softcap is None:
-            looked: tuple[Tensor, Tensor] = _Look.apply(q, k, v, mask, asks in ("rest", "branch"))
+            looked: tuple[Tensor, Tensor] = _Look.apply(q, k, v, mask, asks in ("rest", "branch"))  # type: ignore[no-untyped-call]
             return looked
         scores = (torch.tanh(q @ k.mT / self.softcap) * self.softcap + mask).float()
         return torch.softmax(scores, -1).to(v.dtype) @ v, torch.logsumexp(scores, -1, keepdim=True)
@@ -232,7 +232,7 @@ class _Seen:
         return spread
 
     def collect(self, blocks: Tensor, block: str) -> Tensor:
-        collected: Tensor = _Collect.apply(blocks, self.tree[f"{block}.places"])
+        collected: Tensor = _Collect.apply(blocks, self.tree[f"{block}.places"])  # type: ignore[no-untyped-call]
         return collected
 
     def mask(self, asks: str, is_seen: str, dtype: torch.dtype) -> Tensor:

@@ -73,10 +73,10 @@ def divided(stage: str, params: Tuning) -> Tuning:
     if resolve_device(params.device) == "cpu" or torch.cuda.device_count() >= params.processes:
         return params
     gpus = torch.cuda.device_count()
-    if params.trees_per_step % gpus:
+    if params.step_unit == "trees" and params.step_size % gpus:
         raise ValueError(
-            f"{stage}.processes is {params.processes}, but there are {gpus} GPUs, and {stage}.trees_per_step "
-            f"{params.trees_per_step} is no multiple of that; change one of them in params.yaml"
+            f"{stage}.processes is {params.processes}, but there are {gpus} GPUs, and {stage}.step_size "
+            f"{params.step_size} is no multiple of that; change one of them in params.yaml"
         )
     return params.model_copy(update={"processes": gpus})
 

@@ -3,43 +3,31 @@
 import contextlib
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import pandas as pd
 import torch
 import transformers
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from safetensors.torch import load_file, save_file
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 
-from stages.corpus import shards
 from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
-from stages.running.command import WORK
-from stages.running.tracking import use_tracking
 from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.data import Collator, Ordered, Pixels, order, packed, refuse_large
+from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
+from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
 from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
-
-LOG_EVERY_STEPS = 10
-TUNED, WHOLE = "tuned.safetensors", "whole"
-ROOMS = ("models", "trees", "tuning")
-"""Whose code decides what a step does: a checkpoint of other code is not resumed."""
+from stages.tuning.pixels import Pixels
+from stages.tuning.record import curve_of, summarise, tracked
+from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
 
 
 def tune(
@@ -84,7 +72,8 @@ def tune(
     processor = load_processor(base)
     pixels = Pixels(ingested, trees, processor)
     collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
-    steps = order(trees, params.epochs, params.trees_per_step, params.seed)
+    sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
+    steps = order(sizes, params.epochs, params.step_size, params.seed)
     batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
@@ -125,135 +114,6 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
         )
 
 
-class TreeTrainer(Trainer):
-    """transformers' Trainer, with the order left to the data, and checkpoints that hold just what is tuned, by name.
-
-    The stock checkpoint is silently wrong here twice: a LLaVA is saved under the key names of old checkpoints but resumed
-    by the model's own, and beside LoRA a part that is tuned in full is not saved at all. Both go on from first weights.
-    """
-
-    # compute_loss divides by the whole step; some families' classes would make the Trainer divide by its batches again.
-    loss_is_scaled_for_ga = True
-
-    def _get_train_sampler(self, *_: Any) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The weighted mean of the supervised tokens' losses over the whole step: all its batches, all processes."""
-        labels, weights = inputs.pop("labels"), inputs.pop("weights")
-        outputs = model(**inputs)
-        losses = torch.nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="none")
-        # Data-parallel training takes the mean of the processes' gradients; each has only its share of the step's sum.
-        loss = (losses * weights).sum() / num_items_in_batch * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
-        return self.accelerator.gather(total).sum()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tuned_tensors(self.model), folder / TUNED)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        tensors = load_file(Path(resume_from_checkpoint) / TUNED)
-        mine = tuned_tensors(self.model if model is None else model)
-        assert tensors.keys() == mine.keys(), "a checkpoint of another plan; its digest should have told"
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
-
-
-class LogAtCheckpoints(TrainerCallback):
-    """Has the loss logged wherever a checkpoint is written, and so at the last step too.
-
-    What was summed since the last log is not in a checkpoint: a resumed run's curve would differ in its next point.
-    """
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by the Trainer after each optimizer step, once it knows whether to save."""
-        control.should_log |= control.should_save
-
-
-class MarkWhole(TrainerCallback):
-    """Marks a checkpoint once all of it is written: what a kill left half done is never resumed from."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Called by the Trainer in each process when its part of this step's checkpoint is written."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / WHOLE).touch()
-
-
-def last_whole(work: Path) -> str | None:
-    """The newest checkpoint in `work` that was written to its end, if there is one."""
-    whole = [path.parent for path in work.glob(f"checkpoint-*/{WHOLE}")]
-    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
-
-
-def discard(work: Path) -> None:
-    """Remove checkpoints: first the marks, so that a kill in the middle leaves none that looks whole and is not."""
-    for mark in work.glob(f"checkpoint-*/{WHOLE}"):
-        mark.unlink(missing_ok=True)
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def tuned_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """The parameters that are tuned, by name, sharing the model's memory."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def batched(
-    stage: str, params: Tuning, trees: Sequence[Sequence[Tree]], steps: Sequence[Sequence[int]]
-) -> list[list[list[Tree]]]:
-    """For each step its batches, of what stands for each tree: itself, or its branches apart.
-
-    Raises:
-        ValueError: one of them is larger than a batch may be.
-    """
-    units = [one for several in trees for one in several]
-    refuse_large(stage, units, params.tokens_per_batch)
-    ends = list(accumulate(map(len, trees)))
-    laid = [[unit for index in step for unit in range(ends[index] - len(trees[index]), ends[index])] for step in steps]
-    batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
-    return [[[units[index] for index in batch] for batch in step] for step in batches]
-
-
-def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str, always_pictures: bool) -> TrainingArguments:
-    """What the Trainer is told, of so many steps of so many batches each.
-
-    `always_pictures`: every tree has one, so every step reaches every tuned parameter.
-    """
-    given = TrainingArguments(
-        output_dir=str(work),
-        max_steps=steps,
-        per_device_train_batch_size=1,  # the data's items are batches
-        gradient_accumulation_steps=batches // params.processes,
-        learning_rate=params.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(params.warmup * steps),
-        weight_decay=params.weight_decay,
-        adam_beta2=params.beta2,
-        bf16=params.precision == "bf16",
-        use_cpu=device == "cpu",
-        seed=params.seed,
-        save_steps=params.checkpoint_steps,
-        save_total_limit=2,
-        logging_steps=LOG_EVERY_STEPS,
-        logging_first_step=True,
-        report_to=["mlflow"],
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=not always_pictures,
-        dataloader_num_workers=0,
-    )
-    # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
-    given._n_gpu = min(1, given.n_gpu)
-    return given
-
-
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
     """`share` of `trees`, chosen by a seeded hash of their pictures: a smaller share is a part of a larger one."""
     chosen = []
@@ -264,77 +124,25 @@ def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
     return chosen
 
 
-def checkpoints(stage: str, params: Tuning, rendered: Sequence[Path], base: Path) -> Path:
-    """Where this very run keeps its checkpoints: a folder named by the digest of all that its result depends on."""
-    digest = hashlib.sha256(params.model_dump_json().encode())
-    trees = [shard for folder in rendered for shard in shards.of(folder)]
-    code = sorted(path for room in ROOMS for path in (Path(__file__).parents[1] / room).glob("*.py"))
-    for path in [*trees, *sorted(path for path in base.iterdir() if path.is_file()), *code]:
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    digest.update(f"{torch.__version__} {transformers.__version__}".encode())
-    mine = WORK / stage / digest.hexdigest()[:16]
-    mine.mkdir(parents=True, exist_ok=True)
-    return mine
+def batched(
+    stage: str, params: Tuning, trees: Sequence[Sequence[Tree]], steps: Sequence[Sequence[int]]
+) -> list[list[list[Tree]]]:
+    """For each step its batches, of what stands for each tree: itself, or its branches apart.
 
-
-def discard_others(work: Path) -> None:
-    """Remove the checkpoints of the stage's other runs: their params, trees, model or code are not these."""
-    for other in work.parent.iterdir():
-        if other != work:
-            discard(other)
-
-
-@contextlib.contextmanager
-def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
-    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
-    use_tracking()
-    begun = work / "mlflow_run_id"
-    known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
-    with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
-        if not known:
-            fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
-            fresh.write_text(run.info.run_id)
-            fresh.replace(begun)
-            mlflow.set_tag("stage", stage)
-            mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
-        yield
-
-
-def is_tracked(run_id: str) -> bool:
-    """Whether the store has that run; one begun before a kill may lie in another store, or in one since deleted."""
-    try:
-        run: Run = mlflow.MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return False
-        raise
-    return run.info.lifecycle_stage == "active"
-
-
-def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
-    """The stage's metrics: sizes, and the loss at both ends of the run. No clock: the same run gives the same bytes."""
-    losses = curve_of(trainer)["loss"]
-    model: Any = trainer.model
-    return {
-        "steps": trainer.state.global_step,
-        "trees": len(trees),
-        "trees_replayed": replayed,
-        "examples": sum(len(one.branches) for one in trees),
-        "tokens_an_epoch": sum(one.tokens for one in trees),
-        "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),
-        "loss_first": round(float(losses.iloc[0]), 4),
-        "loss_last": round(float(losses.tail(5).mean()), 4),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "parameters_tuned": sum(trainable(model).values()),
-        "prefix_shared": reason is None,
-        "prefix_not_shared_because": reason or "",
-    }
-
-
-def curve_of(trainer: Trainer) -> pd.DataFrame:
-    """The logged steps: step, loss (weighted as `weighting` says), norm of the gradient, learning rate."""
-    rows = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return pd.DataFrame(rows)[["step", "loss", "grad_norm", "learning_rate"]]
+    Raises:
+        ValueError: one of them is larger than a batch may be, or a step has fewer than there are processes.
+    """
+    units = [one for several in trees for one in several]
+    refuse_large(stage, units, params.tokens_per_batch)
+    ends = list(accumulate(map(len, trees)))
+    laid = [[unit for index in step for unit in range(ends[index] - len(trees[index]), ends[index])] for step in steps]
+    if (fewest := min(map(len, laid))) < params.processes:
+        raise ValueError(
+            f"a step of {stage} has {fewest} trees for {stage}.processes {params.processes}: {stage}.step_size "
+            f"{params.step_size} {params.step_unit} is too few; raise it, or lower processes, in params.yaml"
+        )
+    batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
+    return [[[units[index] for index in batch] for batch in step] for step in batches]
 
 
 def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:

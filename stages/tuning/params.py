@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.models.sections import Lora, Parts
+from stages.models.sections import Lora, Parts, Rates
 from stages.running.section import Section
 
 
@@ -19,8 +19,16 @@ class Tuning(Section):
     """CPU threads of each process. Sums are split among them, so another number gives other last bits."""
     processes: PositiveInt
     """Processes over which a step's trees are divided; on GPUs at most one for each GPU."""
-    precision: Literal["bf16", "fp32"]
-    """bf16 is autocast over fp32 weights; fp32 is plain."""
+    accelerate: str | None
+    """A config by which `accelerate launch` starts the processes (profiles/accelerate/); null: they start here."""
+    workers: NonNegativeInt
+    """Processes beside each that tunes, which make its next batches ready; 0: it does so itself, between two passes."""
+    precision: Literal["bf16", "fp32", "pure_bf16"]
+    """bf16 is autocast over fp32 weights; pure_bf16 has weights in bf16 too, half the memory; fp32 is plain."""
+    checkpoint_activations: bool
+    """Forget what layers computed and compute it again for the gradient: less memory, a third more work."""
+    cache_features: bool
+    """Keep what a frozen vision tower makes of each picture on disk, for all epochs; sized before it starts."""
     parts: Parts
     """What is done to each part of the model."""
     lora: Lora
@@ -29,6 +37,8 @@ class Tuning(Section):
     """muon: Muon steps the matrices of the layers that are tuned in full, AdamW everything else; adamw: AdamW all of it."""
     learning_rate: PositiveFloat
     """AdamW's peak learning rate; it falls to zero along a cosine."""
+    learning_rates: Rates
+    """Peak learning rates of parts that have one of their own."""
     muon_learning_rate: PositiveFloat
     """Muon's peak learning rate, on AdamW's scale; read only where the optimizer is muon."""
     warmup: Annotated[float, Field(ge=0, le=1)]
@@ -41,12 +51,16 @@ class Tuning(Section):
     """Share of the trees of the stage before that are learnt again beside this stage's own, so that they are not forgotten."""
     epochs: PositiveFloat
     """Passes over the trees; a fraction is allowed."""
-    trees_per_step: PositiveInt
-    """Trees behind one optimizer step, over all processes."""
+    step_size: PositiveInt
+    """How much is behind one optimizer step, over all processes."""
+    step_unit: Literal["trees", "examples"]
+    """What step_size counts. A step is made of whole trees: by examples, it ends with the tree that brings it there."""
     tokens_per_batch: PositiveInt
     """Tokens in one forward pass of one process at most: what memory hangs on. A step has as many passes as that takes."""
     checkpoint_steps: PositiveInt
     """Steps between two checkpoints: the most tuning that a kill can cost while the stage tunes. They go once it has ended."""
+    jump: NonNegativeFloat
+    """A loss of so many times the median of the last steps' stops the run, with a checkpoint; 0: none does."""
     weighting: Literal["token", "example"]
     """What counts alike in the loss: each supervised token, or each example, so that long answers do not drown short ones."""
     share_prefix: Literal["auto", "never"]
@@ -60,8 +74,6 @@ class Tuning(Section):
 
     @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
-        if self.trees_per_step % self.processes:
-            raise ValueError(
-                f"trees_per_step {self.trees_per_step} must be a multiple of processes {self.processes}; change one of them"
-            )
+        if self.step_unit == "trees" and self.step_size % self.processes:
+            raise ValueError(f"step_size {self.step_size} must be a multiple of processes {self.processes}; change one of them")
         return self

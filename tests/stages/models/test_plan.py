@@ -9,7 +9,7 @@ from stages.models.loading import load_model
 from stages.models.plan import apply_plan, part_of, trainable, unread_parameters
 from stages.models.sections import Lora, Parts
 
-LORA = Lora(rank=2, alpha=4, dropout=0.0)
+LORA = Lora(rank=2, alpha=4, dropout=0.0, dora=False, rslora=False, quantize="none")
 
 
 @pytest.mark.parametrize("plan", list(itertools.product(("frozen", "full", "lora"), repeat=3)), ids="-".join)

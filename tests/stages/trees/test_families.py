@@ -35,7 +35,8 @@ from stages.trees.certificate import prove_all
 from stages.trees.chat import Chat, Tokens
 from stages.trees.families import SHARING, UNSENT, positions_of, unfed, why_not_shared
 from stages.trees.tree import Branch, Tree
-from stages.tuning.data import OF_WORDS, Collator, Pixels, beside
+from stages.tuning.data import Collator
+from stages.tuning.pixels import OF_WORDS, Pixels, beside
 
 GRID = [[16, 16], [16, 32], [32, 16], [32, 32]]
 """Canvases of one, two and four tiles of 16 x 16 pixels."""

@@ -39,7 +39,7 @@ def paths(place: Path, base: Path, name: str) -> list[Path]:
 
 
 def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_most(tuning, monkeypatch):
-    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 4, "trees_per_step": 16})
+    params = Tuning.model_validate({**tuning, "device": "auto", "processes": 4, "step_size": 16})
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert divided("train", params).processes == 4
@@ -48,7 +48,7 @@ def test_there_are_as_many_processes_as_asked_for_but_on_gpus_one_for_each_at_mo
         monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
         assert divided("train", params).processes == expected
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    with pytest.raises(ValueError, match=r"train\.processes is 4, but there are 3 GPUs, and train\.trees_per_step 16 is no"):
+    with pytest.raises(ValueError, match=r"train\.processes is 4, but there are 3 GPUs, and train\.step_size 16 is no"):
         divided("train", params)
 
 

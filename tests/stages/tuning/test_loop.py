@@ -12,34 +12,42 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments
 
 from stages.corpus import ledger
 from stages.models.loading import load_model, load_processor
-from stages.models.sections import Lora, Parts
+from stages.models.sections import Lora, Parts, Rates
 from stages.trees import tree
 from stages.trees.families import unfed
 from stages.trees.tree import Tree
-from stages.tuning import loop
+from stages.tuning import checkpoints, loop, record, trainer
 from stages.tuning.learnt import told
-from stages.tuning.loop import TreeTrainer, tune
+from stages.tuning.loop import tune
 from stages.tuning.params import Tuning
+from stages.tuning.trainer import TreeTrainer
 
 PARAMS = Tuning(
     seed=3,
     device="cpu",
     threads=1,
     processes=1,
+    accelerate=None,
+    workers=0,
     precision="bf16",
+    checkpoint_activations=False,
+    cache_features=False,
     parts=Parts(vision_tower="full", connector="full", language_model="full"),
-    lora=Lora(rank=2, alpha=4, dropout=0.0),
+    lora=Lora(rank=2, alpha=4, dropout=0.0, dora=False, rslora=False, quantize="none"),
     optimizer="adamw",
     learning_rate=0.01,
+    learning_rates=Rates(vision_tower=None, connector=None, language_model=None),
     muon_learning_rate=0.01,
     warmup=0.1,
     weight_decay=0.0,
     beta2=0.98,
     replay=0.0,
     epochs=3.0,
-    trees_per_step=4,
+    step_size=4,
+    step_unit="trees",
     tokens_per_batch=36,
     checkpoint_steps=2,
+    jump=0.0,
     weighting="example",
     share_prefix="auto",
 )
@@ -114,33 +122,33 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_mod
 
 
 def test_checkpoints_of_other_code_are_never_resumed(place, tiny_model, tmp_path, monkeypatch):
-    first = loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
+    first = checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
     room = tmp_path / "stages" / "tuning"
     room.mkdir(parents=True)
     (room / "loop.py").write_text("# another loop\n")
-    monkeypatch.setattr(loop, "__file__", str(room / "loop.py"))
-    assert loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model) != first
+    monkeypatch.setattr(checkpoints, "__file__", str(room / "loop.py"))
+    assert checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model) != first
 
 
 def test_a_kill_while_checkpoints_are_removed_leaves_none_that_looks_whole(tmp_path, monkeypatch):
     (tmp_path / "checkpoint-2").mkdir()
     for name in ("tuned.safetensors", "whole"):
         (tmp_path / "checkpoint-2" / name).touch()
-    assert loop.last_whole(tmp_path)
+    assert checkpoints.last_whole(tmp_path)
 
-    monkeypatch.setattr(loop.shutil, "rmtree", lambda *_, **__: None)  # killed before the first file is gone
-    loop.discard(tmp_path)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)  # killed before the first file is gone
+    checkpoints.discard(tmp_path)
 
-    assert loop.last_whole(tmp_path) is None
+    assert checkpoints.last_whole(tmp_path) is None
 
 
 def test_a_run_whose_curve_lies_in_a_store_that_is_gone_begins_another(place, tiny_model):
     work = place / "work"
     work.mkdir()
     (work / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef")
-    with loop.tracked("train", PARAMS, work):
+    with record.tracked("train", PARAMS, work):
         pass
-    assert loop.is_tracked((work / "mlflow_run_id").read_text())
+    assert record.is_tracked((work / "mlflow_run_id").read_text())
 
 
 def test_a_family_that_wants_its_image_tokens_marked_is_refused():
@@ -155,10 +163,10 @@ def test_a_family_that_wants_its_image_tokens_marked_is_refused():
 
 
 def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):
-    first = loop.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
-    second = loop.checkpoints("train", with_(PARAMS, learning_rate=0.02), [place / "rendered"], tiny_model)
+    first = checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
+    second = checkpoints.checkpoints("train", with_(PARAMS, learning_rate=0.02), [place / "rendered"], tiny_model)
     assert first != second
-    loop.discard_others(second)
+    checkpoints.discard_others(second)
     assert not first.exists()
 
 
@@ -177,7 +185,7 @@ def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["trees_replayed"] == len(trees)
     assert metrics["trees"] == 2 * len(trees)
-    assert metrics["steps"] == 2 * len(trees) // PARAMS.trees_per_step
+    assert metrics["steps"] == 2 * len(trees) // PARAMS.step_size
 
 
 def test_the_ledger_says_in_which_steps_each_row_was_shown_to_the_model(place, tiny_model, monkeypatch):
@@ -274,7 +282,7 @@ def test_one_process_uses_one_gpu_however_many_are_in_sight(monkeypatch, tmp_pat
         self._n_gpu = 4  # as where torch sees four GPUs
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", among_four)
-    assert loop.arguments(PARAMS, tmp_path, 8, 2, "cpu", True).train_batch_size == 1
+    assert trainer.arguments(PARAMS, tmp_path, 8, 2, "cpu", True).train_batch_size == 1
 
 
 def test_the_curve_reaches_to_the_last_step(place, tiny_model):

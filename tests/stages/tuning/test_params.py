@@ -9,7 +9,7 @@ from stages.tuning.params import Tuning
     [
         (
             {"processes": 3},
-            r"train: trees_per_step 4 must be a multiple of processes 3; change one of them$",
+            r"train: step_size 4 must be a multiple of processes 3; change one of them$",
         ),
         (
             {"parts": dict.fromkeys(("vision_tower", "connector", "language_model"), "frozen")},

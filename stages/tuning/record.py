@@ -1,0 +1,71 @@
+"""What a run leaves behind of itself: its curve, its metrics, and its run in MLflow."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from transformers import Trainer
+
+from stages.models.plan import trainable
+from stages.running.tracking import use_tracking
+from stages.trees.tree import Tree
+from stages.tuning.params import Tuning
+
+
+@contextlib.contextmanager
+def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
+    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
+    use_tracking()
+    begun = work / "mlflow_run_id"
+    known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
+    with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
+        if not known:
+            fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
+            fresh.write_text(run.info.run_id)
+            fresh.replace(begun)
+            mlflow.set_tag("stage", stage)
+            mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
+        yield
+
+
+def is_tracked(run_id: str) -> bool:
+    """Whether the store has that run; one begun before a kill may lie in another store, or in one since deleted."""
+    try:
+        run: Run = mlflow.MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+    return run.info.lifecycle_stage == "active"
+
+
+def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
+    """The stage's metrics: sizes, and the loss at both ends of the run. No clock: the same run gives the same bytes."""
+    losses = curve_of(trainer)["loss"]
+    model: Any = trainer.model
+    return {
+        "steps": trainer.state.global_step,
+        "trees": len(trees),
+        "trees_replayed": replayed,
+        "examples": sum(len(one.branches) for one in trees),
+        "tokens_an_epoch": sum(one.tokens for one in trees),
+        "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),
+        "loss_first": round(float(losses.iloc[0]), 4),
+        "loss_last": round(float(losses.tail(5).mean()), 4),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_tuned": sum(trainable(model).values()),
+        "prefix_shared": reason is None,
+        "prefix_not_shared_because": reason or "",
+    }
+
+
+def curve_of(trainer: Trainer) -> pd.DataFrame:
+    """The logged steps: step, loss (weighted as `weighting` says), norm of the gradient, learning rate."""
+    rows = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return pd.DataFrame(rows)[["step", "loss", "grad_norm", "learning_rate"]]
