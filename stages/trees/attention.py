@@ -1,41 +1,65 @@
 """Attention within trees that lie in one row: exact, and nothing but attention ever sees padding.
 
 transformers calls `attend` in every layer of the language model, by the name `NAME`, with the layout that the collator laid.
-Two ways, one result. `dense` pads each tree to the longest and masks: fewest and largest products, and best while trees are
+Three ways, one result. `dense` pads each tree to the longest and masks: fewest and largest products, and best while trees are
 short. `split` looks at prefixes once, then at what branches see of their prefix, then at what they see of themselves, and joins
 the last two by their sums of exponentials: no score is computed that is masked but for padding, so it is better where trees are
-long. Whichever computes fewer scores is taken, the split way's weighed by what its more calls cost.
+long. Whichever computes fewer scores is taken, the split way's weighed by what its more calls cost. `flex` is torch's
+flex_attention over the whole row, which skips the blocks that nobody sees; it is for CUDA, and has no backward pass on CPU.
 
-A token sees the past of its own node and the prefix of its tree; in a layer that slides a window, of these only positions less
-than `window` back, as they would be in the row of one conversation.
+A token sees the past of its own node and the prefix of its tree; where the family has it so (Gemma 3), all tokens of one
+picture see each other; in a layer that slides a window, of all these only positions less than `window` back, as they would be
+in the row of one conversation. `sees` says it, once for all ways and all kinds of layers.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
+from transformers.integrations.flex_attention import compile_friendly_flex_attention
 
 from stages.trees.batch import TreeBatch
 
 NAME = "tree"
 SPLIT_WEIGHT = 1.5
 """What a score of the split way costs, counted in scores of the dense one (bench/tuning.py on two cores)."""
-Layout = dict[str, Tensor]
-"""Index tensors of one batch, by name; see `layout`."""
+FLEX_BLOCK = 128
+"""Tokens of a side of a block of flex_attention; its row is padded to a multiple of it."""
+Layout = dict[str, Any]
+"""Index tensors of one batch, by name, see `layout`; and what layers of one kind have made of them."""
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""Whether the tokens at some indices of the row see those at others, of shapes that broadcast: bool."""
 
 
-def layout(batch: TreeBatch, way: str | None = None) -> Layout:
-    """Where the tokens of `batch` lie in padded blocks, by the way that is cheaper, or by `way`: dense or split.
+def way_on(device: str) -> str | None:
+    """The way that is taken on `device`; None: the cheaper one of dense and split, by the batch."""
+    return "flex" if device == "cuda" else None
+
+
+def layout(batch: TreeBatch, way: str | None = None, picture: int | None = None) -> Layout:
+    """Where the tokens of `batch` lie in padded blocks, by the cheaper of dense and split, or by `way`: dense, split or flex.
+
+    `picture` is the image token where the tokens of one picture see each other both ways; a picture is a run of such tokens.
 
     Returns:
-        position [T] int64; with split, order [T], where each token lies once all prefixes stand before all rests; and for each
-        block X of dense (tree) or of split (prefix, rest, branch): X.cells [B, L], the token in each cell of B trees, prefixes,
-        rests of trees or branches, and token 0 where there is none; X.real [B, L] bool, where there is one; X.tokens [t], which
-        tokens the block has, and X.places [t], where in the flattened cells.
+        tree, node, position and, given `picture`, picture: [T] int64, what `sees` asks of a token; with flex, nothing else, but
+        int32, and padded with -1. With split, order [T], where each token lies once all prefixes stand before all rests; and
+        for each block X of dense (tree) or of split (prefix, rest, branch): X.cells [B, L], the token in each cell of B trees,
+        prefixes, rests of trees or branches, and token 0 where there is none; X.real [B, L] bool, where there is one;
+        X.tokens [t], which tokens the block has, and X.places [t], where in the flattened cells.
     """
     tree, node, position = batch.tree.numpy(), batch.node.numpy(), batch.position_ids[0].numpy()
+    laid = {"tree": tree, "node": node, "position": position}
+    if picture is not None:
+        laid["picture"] = _pictures(batch.input_ids[0].numpy() == picture, tree)
+    if way == "flex":
+        behind = (0, -len(tree) % FLEX_BLOCK)
+        return {name: torch.from_numpy(np.pad(one.astype(np.int32), behind, constant_values=-1)) for name, one in laid.items()}
     is_prefix = node == 0
     everything = np.arange(len(tree))
     rest = everything[~is_prefix]
@@ -50,16 +74,40 @@ def layout(batch: TreeBatch, way: str | None = None) -> Layout:
     scores = trees * size["prefix"][1] * (size["prefix"][1] + size["rest"][1]) + len(names) * size["branch"][1] ** 2
     if way is None:
         way = "split" if SPLIT_WEIGHT * scores < dense["cells"].size * dense["cells"].shape[1] else "dense"
-    laid = {"position": position}
     if way == "dense":
         blocks = {"tree": dense}
-        laid["node"] = node[dense["cells"]]
     else:
         laid["order"] = np.argsort(np.concatenate([everything[is_prefix], rest]))
     return {
         **{name: torch.from_numpy(one) for name, one in laid.items()},
         **{f"{name}.{part}": torch.from_numpy(one) for name, block in blocks.items() for part, one in block.items()},
     }
+
+
+def _pictures(is_image: np.ndarray[Any, Any], tree: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[T]: the number of each token's picture, -1 for none. Image tokens side by side are of one, as the model has it."""
+    goes_on = np.append(False, is_image[:-1] & (tree[1:] == tree[:-1]))
+    return np.where(is_image, np.cumsum(is_image & ~goes_on) - 1, -1)
+
+
+def sees(tree: Layout, window: int | None) -> Rule:
+    """Who sees whom in a layer that looks `window` positions back, itself included; None: to the beginning.
+
+    Positions, not places in the row: a branch stands behind its siblings there, but goes on where their prefix ends.
+    """
+    # Tensors and numbers alone are closed over, so that flex_attention, compiled once, takes those of any batch.
+    trees, nodes, positions, pictures = tree["tree"], tree["node"], tree["position"], tree.get("picture")
+
+    def rule(asks: Tensor, seen: Tensor) -> Tensor:
+        allowed = seen <= asks
+        if pictures is not None:
+            allowed = allowed | ((pictures[asks] == pictures[seen]) & (pictures[seen] >= 0))
+        allowed = allowed & (trees[asks] == trees[seen]) & ((nodes[seen] == 0) | (nodes[asks] == nodes[seen]))
+        if window is not None:
+            allowed = allowed & (positions[asks] - positions[seen] < window)
+        return allowed
+
+    return rule
 
 
 def _block(tokens: np.ndarray[Any, Any], rows: np.ndarray[Any, Any], count: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -150,8 +198,10 @@ def attend(
         raise ValueError(
             f"{type(module).__name__} drops {dropout} of its attention, which trees cannot; set attention_dropout to 0"
         )
-    groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if "tree.cells" not in tree and "rest.cells" not in tree:
+        return _flex(module, query.to(value.dtype), key.to(value.dtype), value, scale, tree, sliding_window, softcap), None
+    groups = query.shape[1] // key.shape[1]
     # Rotated queries and keys are fp32 under autocast, which would cast them anyway, once they are spread and larger.
     q, k, v = (query[0] * scale).to(value.dtype), key[0].to(value.dtype), value[0]
     if groups > 1:
@@ -159,6 +209,48 @@ def attend(
     given = _Seen(tree, sliding_window, softcap)
     out = given.dense(q, k, v) if "tree.cells" in tree else given.split(q, k, v)
     return out.transpose(0, 1)[None], None
+
+
+def _flex(
+    module: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, tree: Layout, window: int | None, softcap: float | None
+) -> Tensor:
+    """All of the row by flex_attention. Like `attend`; [1, T, H, D]."""
+    tokens, length = q.shape[2], len(tree["tree"])
+    q, k, v = (torch.nn.functional.pad(one, (0, 0, 0, length - tokens)) for one in (q, k, v))
+    # Compiled it is a kernel, for CUDA; as it stands a plain product, by which tests on CPU hold what is passed here.
+    look: Any = partial(compile_friendly_flex_attention, training=module.training) if q.is_cuda else flex_attention
+    out: Tensor = look(
+        q,
+        k,
+        v,
+        score_mod=None if softcap is None else _capped(softcap),
+        block_mask=_blocks(tree, window, q.device),
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out[:, :, :tokens].transpose(1, 2)
+
+
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    def capped(score: Tensor, batch: Tensor, head: Tensor, asks: Tensor, seen: Tensor) -> Tensor:
+        return torch.tanh(score / softcap) * softcap
+
+    return capped
+
+
+def _blocks(tree: Layout, window: int | None, device: torch.device) -> BlockMask:
+    """Which blocks of the row see which; made once a batch for all layers of a kind."""
+    name = f"blocks {window}"
+    if name not in tree:
+        rule, length = sees(tree, window), len(tree["tree"])
+
+        def mask(batch: Tensor, head: Tensor, asks: Tensor, seen: Tensor) -> Tensor:
+            return rule(asks, seen)
+
+        # Uncompiled, it would lay out all of length x length first.
+        tree[name] = create_block_mask(mask, None, None, length, length, device, FLEX_BLOCK, _compile=device.type == "cuda")
+    blocks: BlockMask = tree[name]
+    return blocks
 
 
 class _Look(torch.autograd.Function):
@@ -244,21 +336,14 @@ class _Seen:
             self.tree[name] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
                 hidden, torch.finfo(dtype).min
             )
-        return self.tree[name]
+        made: Tensor = self.tree[name]
+        return made
 
     def allowed(self, asks: str, is_seen: str) -> Tensor:
         """[B, L, L'] bool: whether the cell of row i may see the cell of column j."""
-        allowed = self.tree[f"{is_seen}.real"][:, None, :]
-        if asks == is_seen:
-            width = self.tree[f"{asks}.cells"].shape[1]
-            allowed = allowed & torch.ones(width, width, dtype=torch.bool, device=allowed.device).tril()
-        if asks == "tree":
-            node = self.tree["node"]
-            allowed = allowed & ((node[:, None, :] == 0) | (node[:, None, :] == node[:, :, None]))
-        if self.window is not None:
-            mine, theirs = (self.tree["position"][self.tree[f"{block}.cells"]] for block in (asks, is_seen))
-            allowed = allowed & (mine[:, :, None] - theirs[:, None, :] < self.window)
-        return allowed.expand(-1, self.tree[f"{asks}.cells"].shape[1], -1)
+        mine, theirs = (self.tree[f"{block}.cells"] for block in (asks, is_seen))
+        real: Tensor = self.tree[f"{is_seen}.real"]
+        return sees(self.tree, self.window)(mine[:, :, None], theirs[:, None, :]) & real[:, None, :]
 
 
 AttentionInterface.register(NAME, attend)

@@ -14,7 +14,7 @@ Trees follow each other in the row and never see each other; stages/trees/attent
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,18 @@ def batch_trees(trees: Sequence[Tree]) -> TreeBatch:
 def separate_rows(tree: Tree) -> list[Tree]:
     """The branches of `tree` as trees of one branch each: the same examples, sharing nothing."""
     return [Tree(tree.images, tree.prefix, (branch,)) for branch in tree.branches]
+
+
+def answers_apart(row: Tree) -> list[Tree]:
+    """`row`, of one branch, as one row for each of its answers, which ends with it: what is read before each is its prompt."""
+    (branch,) = row.branches
+    ends = [place for place, said in enumerate(branch.supervised, 1) if said and not any(branch.supervised[place : place + 1])]
+    rows, last = [], 0
+    for end in ends:
+        own = replace(branch, ids=branch.ids[:end], supervised=(False,) * last + branch.supervised[last:end])
+        rows.append(replace(row, branches=(own,)))
+        last = end
+    return rows
 
 
 def padded_rows(rows: Sequence[Tree], pad_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

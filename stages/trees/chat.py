@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from stages.corpus.example import IMAGE, Turn
+from stages.trees.written import written
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -67,10 +68,8 @@ class Chat:
         self.processor: Any = processor
         self.stops = stops
         self.tokenizer = processor.tokenizer
-        self.image_token = image_token(processor)
-        self.image_id: int = getattr(processor, "image_token_id", None) or self.tokenizer.convert_tokens_to_ids(
-            self.image_token
-        )
+        self.written = written(processor)
+        self.image_token, self.image_id = self.written.image_token, self.written.image_id
         added = self.tokenizer.added_tokens_decoder
         self.added = set(added)
         """Ids at which the tokenizer cuts a text before it does anything else."""
@@ -86,7 +85,7 @@ class Chat:
         self._sent_heads: dict[tuple[str, tuple[int, ...]], Head | None] = {}
 
     def write(self, conversations: Sequence[Messages], prompt: bool) -> list[str | Unproved]:
-        """Each of `conversations` as text; as a `prompt`, up to where the next answer is due."""
+        """Each of `conversations` as the text that is tokenised; as a `prompt`, up to where the next answer is due."""
         try:
             return self._written(conversations, prompt)
         except TemplateError:
@@ -95,10 +94,8 @@ class Chat:
     def _written(self, conversations: Sequence[Messages], prompt: bool) -> list[str | Unproved]:
         if not conversations:
             return []
-        texts: list[str | Unproved] = self.processor.apply_chat_template(
-            list(conversations), add_generation_prompt=prompt, tokenize=False
-        )
-        return texts
+        texts: list[str] = self.processor.apply_chat_template(list(conversations), add_generation_prompt=prompt, tokenize=False)
+        return [self.written.text(text, prompt) for text in texts]
 
     def _written_alone(self, conversation: Messages, prompt: bool) -> str | Unproved:
         try:
@@ -173,7 +170,7 @@ class Chat:
         if text.marks > len(sizes):
             raise Unproved("image", f"the conversation has more image tokens than pictures ({len(sizes)})")
         if not text.marks and sizes:
-            raise Unproved("image", f"the template writes no image token ({self.image_token}) for {len(sizes)} pictures")
+            raise Unproved("image", f"the template writes no image token ({self.written.mark}) for {len(sizes)} pictures")
         if text.marks < len(sizes):
             raise Unproved("image", f"the template writes {text.marks} image tokens for {len(sizes)} pictures")
         if not sizes:
@@ -209,14 +206,14 @@ class Chat:
     def _expansion(self, size: Size, among: int) -> tuple[int, ...] | Unproved:
         try:
             out = self.processor(
-                text=[self.image_token * among],
+                text=[self.written.mark * among],
                 images=[[Image.new("RGB", size)] * among],
                 add_special_tokens=False,
                 return_tensors=None,
             )
+            ids = self.written.picture([int(id) for id in out["input_ids"][0]], among)
         except ValueError as error:
             return Unproved("image", f"the processor refuses {among} pictures of {size[0]} × {size[1]}: {error}")
-        ids = [int(id) for id in out["input_ids"][0]]
         if len(ids) % among:
             return Unproved("image", f"the processor gives {len(ids)} ids for {among} pictures of one size")
         one = tuple(ids[: len(ids) // among])
@@ -308,7 +305,7 @@ class Tokens:
 
 def image_token(processor: "ProcessorMixin") -> str:
     """What stands for a picture in the words that `processor` is given."""
-    return getattr(processor, "image_token", IMAGE)
+    return written(processor).mark
 
 
 def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Messages:

@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 
 from stages.trees.attention import layout
 from stages.trees.batch import batch_trees, padded_rows
-from stages.trees.families import Positions
+from stages.trees.families import PLAIN, Family
 from stages.trees.tree import Tree
 from stages.tuning.pixels import Pixels, beside
 
@@ -110,16 +110,20 @@ class Collator:
     """The trees of a batch → keyword arguments of the model's forward."""
 
     def __init__(
-        self, pixels: Pixels, processor: ProcessorMixin, flat: bool, weighting: str, positions: Positions | None = None
+        self,
+        pixels: Pixels,
+        processor: ProcessorMixin,
+        flat: bool,
+        weighting: str,
+        family: Family = PLAIN,
+        way: str | None = None,
     ) -> None:
         """`flat`: trees lie in one row, without padding; else each must have one branch and is a padded row of its own.
 
-        `weighting`: token or example. `positions`: the model's own, where it counts them in three dimensions.
+        `weighting`: token or example. `family`: what the model is given beside. `way`: of `attention.layout`.
         """
-        self.pixels, self.flat, self.weighting, self.positions = pixels, flat, weighting, positions
+        self.pixels, self.flat, self.weighting, self.family, self.way = pixels, flat, weighting, family, way
         self.pad_id: int = processor.tokenizer.pad_token_id
-        self.image_id: int | None = getattr(processor, "image_token_id", None)
-        self.marks_images = "mm_token_type_ids" in processor.model_input_names
 
     def __call__(self, batches: Sequence[Sequence[Tree]]) -> dict[str, Any]:
         """The inputs of one forward pass, of the only batch there is; N supervised positions are asked, and no others."""
@@ -134,13 +138,13 @@ class Collator:
     def _trees(self, trees: Sequence[Tree]) -> dict[str, Any]:
         batch = batch_trees(trees)
         positions = batch.position_ids
-        if self.positions is not None:
-            each = [self.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
+        if self.family.positions is not None:
+            each = [self.family.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
             positions = torch.cat(each, 1)[:, None]
         return {
             "input_ids": batch.input_ids,
             "position_ids": positions,
-            "tree": layout(batch),
+            "tree": layout(batch, self.way, self.family.picture),
             # transformers takes a bool mask of [B, L] here, and computes logits at those positions only: [N, vocabulary].
             "logits_to_keep": batch.asked,
             "labels": batch.labels,
@@ -150,10 +154,8 @@ class Collator:
     def _rows(self, trees: Sequence[Tree]) -> dict[str, Any]:
         ids, mask, asked, labels = padded_rows(trees, self.pad_id)
         words = {"input_ids": ids, "attention_mask": mask, "logits_to_keep": asked, "labels": labels}
-        # Positions are the model's own business then: some families count them in three dimensions.
-        if self.marks_images and self.image_id is not None:
-            words["mm_token_type_ids"] = ids.eq(self.image_id).long()
-        return words
+        # Positions are the model's own business then: some families count them in three dimensions, or from 1.
+        return words | (self.family.types(ids, asked) if self.family.types is not None else {})
 
 
 def weights(trees: Sequence[Tree], weighting: str) -> torch.Tensor:

@@ -17,8 +17,7 @@ from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
 from stages.trees import attention, tree
-from stages.trees.batch import separate_rows
-from stages.trees.families import positions_of, unfed, why_not_shared
+from stages.trees.families import family_of, rows_of, unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
@@ -56,8 +55,9 @@ def tune(
     again = replayed(tree.read_all(former), params.replay, params.seed) if params.replay else []
     trees = own + again
     device = resolve_device(params.device)
-    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
-    stock = "eager" if device == "cpu" else "sdpa"
+    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths. Elsewhere it is the
+    # model's own choice: torch's fused one, but for those that cap their scores.
+    stock = "eager" if device == "cpu" else None
     loaded = load_model(base, attention=stock)
     if (missing := unfed(loaded)) is not None:
         raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
@@ -71,10 +71,11 @@ def tune(
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
     pixels = Pixels(ingested, trees, processor)
-    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
+    family, way = family_of(loaded), attention.way_on(device)
+    collator = Collator(pixels, processor, unfit is None, params.weighting, family, way)
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
-    batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
+    batches = batched(stage, params, [[one] if reason is None else rows_of(loaded.config, one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(

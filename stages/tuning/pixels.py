@@ -16,7 +16,7 @@ from stages.trees.tree import Tree
 
 CACHED_MIB = 2048
 """Preprocessed pictures kept in memory; what does not fit is preprocessed again in every epoch."""
-OF_WORDS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+OF_WORDS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"}
 """What a processor says of words; all else it gives is about pictures."""
 PADDED = {"pixel_values", "pixel_attention_mask"}
 """What the processors themselves pad with zeros, in tiles, height or width, to the largest picture of one call."""
