@@ -303,11 +303,6 @@ class Tokens:
         return len(self.prefix)
 
 
-def image_token(processor: "ProcessorMixin") -> str:
-    """What stands for a picture in the words that `processor` is given."""
-    return written(processor).mark
-
-
 def _shown(turns: Sequence[Turn], pictures: Sequence[Image.Image]) -> Messages:
     """`turns` as messages that carry the pictures themselves."""
     waiting = iter(pictures)

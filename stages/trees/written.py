@@ -13,12 +13,17 @@ from typing import Any
 from stages.corpus.example import IMAGE
 
 
+def image_token(processor: Any) -> str:
+    """What stands for a picture in the words that `processor` is given."""
+    token: str = getattr(processor, "image_token", IMAGE)
+    return token
+
+
 class Written:
     """A processor that writes nothing of its own."""
 
     def __init__(self, processor: Any) -> None:
-        self.mark: str = getattr(processor, "image_token", IMAGE)
-        """What the template writes for a picture, and the processor is given."""
+        self.mark = image_token(processor)
         self.image_token = self.mark
         """What stands in its place in the text that is tokenised, as often as the picture has tokens."""
         self.image_id: int = getattr(processor, "image_token_id", None) or processor.tokenizer.convert_tokens_to_ids(self.mark)

@@ -11,8 +11,8 @@ from transformers import ProcessorMixin
 
 from stages.corpus.decoding import FORMATS
 from stages.corpus.pictures import read_images, stores
-from stages.trees.chat import image_token
 from stages.trees.tree import Tree
+from stages.trees.written import image_token
 
 CACHED_MIB = 2048
 """Preprocessed pictures kept in memory; what does not fit is preprocessed again in every epoch."""
