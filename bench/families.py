@@ -28,6 +28,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2VLImageProcessorPil,
     Qwen3Config,
@@ -85,11 +86,16 @@ def language(tokenizer: Any) -> dict[str, Any]:
 
 def named(tokenizer: Any, **tokens: str) -> Any:
     """The tokenizer with special tokens that its processor asks for by name."""
-    tokenizer.add_tokens(list(tokens.values()), special_tokens=True)
-    for name, token in tokens.items():
-        setattr(tokenizer, name, token)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
-    return tokenizer
+    own = {name: token for name, token in tokens.items() if name not in ("bos_token", "eos_token")}
+    plain = {name: tokens.get(name, getattr(tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token")}
+    again = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        extra_special_tokens={"image_token": tokenizer.image_token, **own},
+        clean_up_tokenization_spaces=False,
+        **plain,
+    )
+    again.add_tokens(list(tokens.values()), special_tokens=True)
+    return again
 
 
 def without_video(kind: type, **given: Any) -> Any:
@@ -438,7 +444,10 @@ def build(name: str, tiny: Path) -> Built:
     # SmolVLM's processor wants it for videos' time stamps alone.
     smolvlm_processing.num2words = str  # type: ignore[attr-defined]
     torch.manual_seed(1)
-    return BUILT[name](processor.tokenizer)
+    processor, model = BUILT[name](processor.tokenizer)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return processor, model
 
 
 NAMES = ("llava", *BUILT)

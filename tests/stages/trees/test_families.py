@@ -1,21 +1,29 @@
 """What trees and rows of every family learn is what the model sees in each conversation alone, and in inference."""
 
 import inspect
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench import families
 from bench.families import NAMES, Case, noise, of_batch, of_rows
+from stages.models.answering import Answerer
 from stages.models.plan import apply_plan
+from stages.models.question import Question
 from stages.models.sections import Lora, Parts
 from stages.trees import attention
+from stages.trees import tree as table
 from stages.trees.families import PLAIN, SHARING, UNSENT, Family, family_of, rows_of, unfed, why_not_shared
 from stages.trees.tree import Branch, Tree
 from stages.tuning.data import Collator
+from stages.tuning.loop import tune
+from stages.tuning.params import Tuning
 from stages.tuning.pixels import OF_WORDS, Pixels, beside
 
 # transformers 5.23 makes arrays of tensors in PaliGemma's processor.
@@ -171,6 +179,42 @@ def test_a_family_that_shows_its_pictures_the_question_has_a_row_for_each_answer
     assert all(row.branches[0].supervised[-1] for row in rows)
     assert [row.branches[0].ids for row in rows[:2]] == [one.ids for one in tree.branches[:2]]
     assert rows[-1].branches[0].ids == tree.branches[2].ids
+
+
+@pytest.mark.slow
+@of_each("gemma3", "paligemma")
+def test_a_whole_stage_tunes_it_says_whether_prefixes_were_shared_and_what_it_made_answers_in_batches_as_alone(
+    tiny, tiny_model, tmp_path, tuning, mlflow_store, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    base, rendered, tuned = (tmp_path / name for name in ("base", "rendered", "tuned"))
+    tiny.model.save_pretrained(base)
+    tiny.processor.save_pretrained(base)
+    trees = [
+        replace(one, branches=tuple(replace(branch, row=10 * number + place) for place, branch in enumerate(one.branches)))
+        for number, one in enumerate(tiny.case.trees)
+    ]
+    table.write(rendered / "00000.parquet", trees)
+    tuned.mkdir()
+    params = Tuning(**tuning | {"tokens_per_batch": 200, "step_size": 2})
+
+    outs = [tuned / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
+    tune("train", params, rendered, rendered, tmp_path, base, *outs)
+
+    why = why_not_shared(tiny.model.config)
+    metrics = json.loads(outs[1].read_text())
+    assert (metrics["prefix_shared"], metrics["prefix_not_shared_because"]) == (why is None, why or "")
+    assert why is None or f"separate rows, because {why}" in capsys.readouterr().out
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, outs[0]))
+    assert any(not torch.equal(one, before[name]) for name, one in after.items())
+
+    answerer = Answerer(outs[0], "cpu", 1, "fp32")
+    shown = [families.ppm(pictures[0]) for pictures in noise()]
+    asked = [
+        Question(one, text, 4)
+        for one, text in zip(shown, ("Is it?", "What colour is it?", "Count the shapes.", "No"), strict=True)
+    ]
+    assert answerer(asked) == [answerer([one])[0] for one in asked]
 
 
 @of_each(*NAMES)
