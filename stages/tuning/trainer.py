@@ -30,6 +30,13 @@ class TreeTrainer(Trainer):
     # compute_loss divides by the whole step; some families' classes would make the Trainer divide by its batches again.
     loss_is_scaled_for_ga = True
 
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        if self.is_fsdp_enabled:
+            # A family's class names the layers of every tower it might have; those it has not would be searched for in vain.
+            whole, mine = set(self.model._no_split_modules), {type(module).__name__ for module in self.model.modules()}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(whole & mine)
+
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
