@@ -107,7 +107,7 @@ def material(folder: Path) -> None:
         made = []
         for number, digest in enumerate(shown):
             answers = [
-                [draw.randrange(4, 300) for _ in range(draw.randint(1, LONGEST))] for _ in range(1 + number % MOST_BRANCHES)
+                [draw.randrange(4, 200) for _ in range(draw.randint(1, LONGEST))] for _ in range(1 + number % MOST_BRANCHES)
             ]
             branches = [
                 Branch("s", 10 * number + k, "t", "short", (10 + k, 4, *answer, 1), (False, False, *[True] * len(answer), True))
