@@ -1,4 +1,4 @@
-"""Two processes against one: `python bench/processes.py`; some ten minutes, two cores, no data needed.
+"""Two processes against one: `python bench/processes.py`; some minutes, two cores, no data needed.
 
 The same trees, steps and seed are tuned by one process and by two (gloo on CPU, DDP), for each optimizer, weighting and unit of
 a step, with one and with several passes to a step, and once more where half of the trees have no picture, so that in some steps
@@ -8,9 +8,9 @@ So the losses of each step must be the same but for the order of sums: within 1e
 
 import io
 import itertools
-import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -33,8 +33,8 @@ from stages.running.progress import progress  # noqa: E402
 from stages.trees import tree  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning.data import order  # noqa: E402
-from stages.tuning.launch import launch  # noqa: E402
-from stages.tuning.loop import batched  # noqa: E402
+from stages.tuning.launch import ended, environment, meet, of_rank  # noqa: E402
+from stages.tuning.loop import batched, tune  # noqa: E402
 from stages.tuning.params import Tuning  # noqa: E402
 
 SIZES = Tiny(
@@ -43,6 +43,7 @@ SIZES = Tiny(
 SEED, TREES, MOST_BRANCHES, LONGEST = 17, 24, 3, 6
 BOUNDS = {"fp32": 1e-5, "bf16": 4e-3}
 """How far two losses may lie apart, relatively; bf16 has 8 binary digits, so that one rounding alone moves a value by 4e-3."""
+WRITTEN = ("model", "metrics.json", "curve.csv", "ledger.parquet")
 FULL = {"vision_tower": "full", "connector": "full", "language_model": "full"}
 ADAPTED = {"vision_tower": "frozen", "connector": "full", "language_model": "lora"}
 BASE: dict[str, Any] = {
@@ -127,12 +128,26 @@ def _png(colour: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
-def tuned(folder: Path, params: Tuning, trees: str) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
+def params_of(case: dict[str, Any], count: int) -> tuple[Tuning, str]:
+    """The params of a case in so many processes, and the folder of its trees."""
+    given = BASE | {key: value for key, value in case.items() if key != "bare"}
+    return Tuning.model_validate(given | {"processes": count}), "bare" if case.get("bare") else "seen"
+
+
+def tune_all(folder: Path, count: int) -> None:
+    """Every case, in this process of `count`; started once for all of them, for a start takes longer than a case."""
+    for number, case in enumerate(progress(cases(), f"{count} processes", unit="case")):
+        params, trees = params_of(case, count)
+        out = folder / f"{count}-{number}"
+        out.mkdir(exist_ok=True)
+        paths = [folder / trees, folder / trees, folder / "ingested", folder / "model", *(out / name for name in WRITTEN)]
+        tune("train", params, *paths)
+
+
+def tuned(folder: Path, count: int, number: int) -> tuple[pd.DataFrame, dict[str, torch.Tensor]]:
     """The curve and the weights of one run."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        files = [Path(out) / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
-        launch("train", params, folder / trees, folder / trees, folder / "ingested", folder / "model", *files)
-        return pd.read_csv(files[2]), load_file(files[0] / "model.safetensors")
+    out = folder / f"{count}-{number}"
+    return pd.read_csv(out / "curve.csv"), load_file(out / "model" / "model.safetensors")
 
 
 def passes(folder: Path, params: Tuning, trees: str) -> int:
@@ -143,43 +158,52 @@ def passes(folder: Path, params: Tuning, trees: str) -> int:
     return len(batched("train", params, [[one] for one in read], steps)[0]) // params.processes
 
 
-def compared(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+def compared(folder: Path, number: int, case: dict[str, Any]) -> dict[str, Any]:
     """One case: losses by one process and by two, and how far apart they and all else are."""
-    trees = "bare" if case.get("bare") else "seen"
-    given = BASE | {key: value for key, value in case.items() if key != "bare"}
-    several = [Tuning.model_validate(given | {"processes": count}) for count in (1, 2)]
-    (one, weights), (two, others) = (tuned(folder, params, trees) for params in several)
+    (alone, trees), (together, _) = (params_of(case, count) for count in (1, 2))
+    (one, weights), (two, others) = (tuned(folder, count, number) for count in (1, 2))
     apart = {name: float((one[name] - two[name]).abs().div(one[name].abs()).max()) for name in ("loss", "grad_norm")}
     assert one["step"].tolist() == two["step"].tolist(), "other steps"
     return {
-        **{name: given[name] for name in ("precision", "optimizer", "weighting", "step_unit", "step_size")},
+        **{name: getattr(alone, name) for name in ("precision", "optimizer", "weighting", "step_unit", "step_size")},
         "tuned": "LoRA and connector" if case.get("parts") else "all",
         "half_without_picture": trees == "bare",
-        "passes_in_a_step": [passes(folder, params, trees) for params in several],
+        "passes_in_a_step": [passes(folder, params, trees) for params in (alone, together)],
         "steps": len(one),
         "losses_of_one": one["loss"].tolist(),
         "losses_of_two": two["loss"].tolist(),
         "loss_apart": apart["loss"],
         "gradient_norm_apart": apart["grad_norm"],
         "weights_apart": max(float((weights[name].float() - others[name].float()).abs().max()) for name in weights),
-        "holds": apart["loss"] <= BOUNDS[given["precision"]],
+        "holds": apart["loss"] <= BOUNDS[alone.precision],
     }
 
 
 def main() -> None:
     """Tune every case twice, show the table, and write it to bench/results/processes.json."""
+    if "RANK" in os.environ:
+        folder = Path(sys.argv[1])
+        meet(params_of({}, 2)[0], folder / "job.json")
+        tune_all(folder, 2)
+        return
     described = machine.describe()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         material(folder)
-        found = [compared(folder, case) for case in progress(cases(), "cases", unit="case")]
+        tune_all(folder, 1)
+        together = params_of({}, 2)[0]
+        around = environment(together)
+        words = [sys.executable, str(ROOT / "bench" / "processes.py"), str(folder)]
+        statuses = ended([subprocess.Popen(words, env=around | of_rank(together, rank)) for rank in range(2)], folder)
+        assert not any(statuses), f"two processes ended with statuses {statuses}; what they said is above"
+        found = [compared(folder, number, case) for number, case in enumerate(cases())]
         os.chdir(ROOT)
     for one in found:
         print({key: value for key, value in one.items() if not key.startswith("losses")})
     path = machine.write("processes", {"machine": described, "commit": machine.commit(), "bounds": BOUNDS, "cases": found})
-    print(json.dumps({"worst": {k: max(one["loss_apart"] for one in found if one["precision"] == k) for k in BOUNDS}}), path)
+    print({name: max(one["loss_apart"] for one in found if one["precision"] == name) for name in BOUNDS}, path)
     assert all(one["holds"] for one in found), "two processes do not learn what one does"
 
 
