@@ -295,8 +295,8 @@ TreeTrainer.training_step = late
 @pytest.mark.parametrize("changed", [{}, {"parts": LORA, "checkpoint_activations": True}], ids=["full", "lora"])
 def test_a_step_in_which_one_process_sees_no_picture_is_learnt_as_by_one_process(place, tiny_model, tuning, changed):
     trees = tree.read_all(place / "rendered")
-    branch = Branch("s", 99, "t", "short", (10, 4, 30, 1), (False, False, True, True))
-    tree.write(place / "rendered" / "00000.parquet", [*trees[:3], *[Tree((), (3,), (branch,))] * 5])
+    said = [Branch("s", 90 + k, "t", "short", (10 + k, 4, 30, 1), (False, False, True, True)) for k in range(5)]
+    tree.write(place / "rendered" / "00000.parquet", [*trees[:3], *(Tree((), (3,), (branch,)) for branch in said)])
     given = {**tuning, **EXACT, **changed, "step_size": 4, "tokens_per_batch": 24}
     alone, together = paths(place, tiny_model, "alone"), paths(place, tiny_model, "together")
 
