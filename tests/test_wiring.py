@@ -306,7 +306,7 @@ def test_every_dependency_has_its_reason_and_its_version() -> None:
 
 def test_every_dependency_is_used() -> None:
     modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
-    not_imported = {"accelerate", "fastapi", "sqlalchemy"}  # the Trainer's own need, and two caps
+    not_imported = {"fastapi", "sqlalchemy"}  # caps
     used = {name.split(".")[0] for path in [*MODULES.values(), *(ROOT / "flows").rglob("*.py")] for name in imported(path)}
 
     assert {name for name in packages(None) if modules.get(name, name) not in used} == not_imported

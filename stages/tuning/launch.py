@@ -1,27 +1,39 @@
-"""Run the loop in this process, or in several on this machine.
+"""Run the loop in this process, or in several on this machine, or on several machines.
 
-Several are what `accelerate launch` would start, and Accelerate finds in each what it looks for; but that one meets through a
-server that listens on every interface. These meet in a file, and talk over loopback only.
+Several on one machine are what `accelerate launch` would start, and Accelerate finds in each what it looks for. With a config
+of Accelerate's own (`accelerate` in params.yaml) it is that command that starts them. Either way those of one machine meet in a
+file, and talk over loopback only; left to itself that command would have them meet through a server that listens on every
+interface. Those of several machines do meet through that server, at the address that the config says.
+
+`python -m stages.tuning.launch JOB --node N` joins, from another machine, the job that the first one waits with.
 """
 
+import argparse
+import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
 from stages.corpus import shards
 from stages.models.device import resolve_device
+from stages.running.command import WORK
 from stages.running.garbage import imported, importing
 from stages.running.leash import follow_parent
 from stages.tuning.params import Tuning
+
+if TYPE_CHECKING:
+    from accelerate.commands.config.config_args import ClusterConfig
 
 PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve", "ledger")
 STARTER = "TANDEM_STARTER"
@@ -29,37 +41,88 @@ STARTER = "TANDEM_STARTER"
 REFUSED = 2
 """Exit status of a process that was given something wrong."""
 REFUSAL = "refusal-{}"
-"""The file, beside the job, in which the process of that rank says what was wrong: whoever is first ends the others."""
+"""The file, beside the job, in which the process of that rank says what was wrong: who reads it ends the others."""
+PATIENCE_SECONDS = 30
+"""How long a process that refused waits to be ended with the others before it ends by itself."""
 
 
 def launch(stage: str, params: Tuning, *paths: Path) -> None:
     """`tune(stage, params, *paths)` in as many processes as `params` ask for, on GPUs at most one for each.
 
     Raises:
-        ValueError: the params or the trees cannot be tuned with: nothing was begun, or a process refused them.
+        ValueError: the params, the config of Accelerate or the trees cannot be tuned with: nothing was begun, or a process
+            refused them.
         RuntimeError: a process ended badly; what it said stands above.
     """
-    params = divided(stage, params)
+    config = configured(stage, params)
+    params = params if config else divided(stage, params)
     if not shards.rows(paths[0]):
         raise ValueError(f"{stage} has no trees to learn from; see the ledger for why its rows ended elsewhere")
-    if params.processes == 1:
+    if config is None and params.processes == 1:
         importing()
         from stages.tuning.loop import tune  # here, for it takes seconds, and who starts others need not wait
 
         imported()
         tune(stage, params, *paths)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.json"
+    with place(stage, config) as folder:
+        job = folder / "job.json"
         job.write_text(
             json.dumps({"stage": stage, "params": params.model_dump(), **dict(zip(PATHS, map(str, paths), strict=True))})
         )
+        for node in range(1, config.num_machines if config else 1):
+            joining = f"python -m stages.tuning.launch {job} --node {node}"
+            print(f"{stage}: waits for machine {node}; there, in this same folder: {joining}", flush=True)
+        attend(stage, params, job, started(config, params, job, node=0))
+
+
+def configured(stage: str, params: Tuning) -> "ClusterConfig | None":
+    """The config of Accelerate's that `params` name, if they name one; `config_of` says what is refused."""
+    if params.accelerate is None:
+        return None
+    from stages.tuning.accelerated import config_of  # here, for it takes a second
+
+    return config_of(stage, params)
+
+
+@contextlib.contextmanager
+def place(stage: str, config: "ClusterConfig | None") -> Iterator[Path]:
+    """A folder for the job and what becomes of it, gone at the end; where other machines can see it if there are some."""
+    if config is None or config.num_machines == 1:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    shared = WORK / "together" / stage
+    shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir(parents=True)
+    try:
+        yield shared
+    finally:
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def started(config: "ClusterConfig | None", params: Tuning, job: Path, node: int) -> list["subprocess.Popen[bytes]"]:
+    """The processes of machine `node`; or that which starts them, where it is Accelerate's."""
+    if config is None:
         words = [sys.executable, "-u", "-m", "stages.tuning.launch", str(job)]
-        started = [subprocess.Popen(words, env=environment(params, rank)) for rank in range(params.processes)]
-        statuses = ended(started)
-        refusals = [path.read_text(encoding="utf-8") for path in sorted(job.parent.glob(REFUSAL.format("*")))]
-    if any(refusals):
-        raise ValueError(next(filter(None, refusals)))  # one that was killed while it wrote has said nothing
+        return [subprocess.Popen(words, env=environment(params) | of_rank(params, rank)) for rank in range(params.processes)]
+    from stages.tuning import accelerated
+
+    env = environment(params, one_machine=config.num_machines == 1) | accelerated.environment(config, job.parent)
+    return [subprocess.Popen(accelerated.words(config, params, job, node), env=env)]
+
+
+def attend(stage: str, params: Tuning, job: Path, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Wait for the end of all; where one refuses or ends badly, of the others too.
+
+    Raises:
+        ValueError: a process refused, with its reason.
+        RuntimeError: one ended badly.
+    """
+    statuses = ended(processes, job.parent)
+    refusals = sorted(job.parent.glob(REFUSAL.format("*")))
+    if refusals:
+        raise ValueError(refusals[0].read_text(encoding="utf-8"))
     if any(statuses):
         raise RuntimeError(f"{stage} in {params.processes} processes ended with statuses {statuses}; what they said is above")
 
@@ -81,16 +144,20 @@ def divided(stage: str, params: Tuning) -> Tuning:
     return params.model_copy(update={"processes": gpus})
 
 
-def environment(params: Tuning, rank: int) -> dict[str, str]:
-    """What process number `rank` finds around it."""
+def environment(params: Tuning, one_machine: bool = True) -> dict[str, str]:
+    """What every process finds around it; on several machines, which way they talk is for whoever knows their network."""
     # Each process gets its threads, and finds the project wherever it stands.
     here = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    count = str(params.processes)
-    starter = {STARTER: str(os.getpid())}
-    places = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    sockets = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback())
+    starter = {STARTER: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    sockets = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback()) if one_machine else {}
     cpu = {"ACCELERATE_USE_CPU": "true"} if resolve_device(params.device) == "cpu" else {}
-    return {**os.environ, **starter, **places, **sockets, **cpu, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
+    return {**os.environ, **starter, **sockets, **cpu, "OMP_NUM_THREADS": str(params.threads), "PYTHONPATH": here}
+
+
+def of_rank(params: Tuning, rank: int) -> dict[str, str]:
+    """What process number `rank` finds beside it, as torch's launcher would tell it."""
+    count = str(params.processes)
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
 
 
 def loopback() -> str:
@@ -101,42 +168,120 @@ def loopback() -> str:
     raise RuntimeError("this machine has no loopback interface, over which several processes talk; set processes: 1")
 
 
-def ended(started: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
-    """The exit statuses of all, once all have ended; where one ends badly, the others, who would wait for it, are killed."""
+def ended(started: Sequence["subprocess.Popen[bytes]"], folder: Path) -> list[int]:
+    """The exit statuses of all, once all have ended.
+
+    Where one ends badly, or says in `folder` that it refuses, the others, who would wait for it, are killed.
+    """
     while any(process.poll() is None for process in started):
-        if any(process.poll() for process in started):
+        if any(process.poll() for process in started) or any(folder.glob(REFUSAL.format("*"))):
             for process in started:
-                process.kill()
+                kill(process)
         time.sleep(0.1)
     return [process.returncode for process in started]
 
 
-def main() -> None:
-    """One process of several: do the job whose file is the only argument."""
-    if os.getppid() != int(os.environ[STARTER]):
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and all that it started, itself first, so that it does not tell of their deaths."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for one in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def join(job: Path, node: int) -> None:
+    """On another machine than the first: start its processes of that job, and wait for their end.
+
+    Raises:
+        ValueError: no such job waits, or it is not for that machine; or a process refused.
+        RuntimeError: one ended badly.
+    """
+    stage, params, _ = read(job)
+    config = configured(stage, params)
+    if config is None or not 0 < node < config.num_machines:
+        others = config.num_machines - 1 if config else 0
+        raise ValueError(f"--node is {node}, and {stage} has {others} machines beside the first, of which 1 is the lowest")
+    attend(stage, params, job, started(config, params, job, node))
+
+
+def read(job: Path) -> tuple[str, Tuning, list[Path]]:
+    """The stage, the params and the paths of a job.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not job.exists():
+        raise ValueError(f"no job waits at {job}; start the stage on the first machine, and share the project's folder with it")
+    said: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
+    return said["stage"], Tuning.model_validate(said["params"]), [Path(said[name]) for name in PATHS]
+
+
+def work(job: Path) -> None:
+    """One process of several: do the job."""
+    if int(os.environ[STARTER]) not in [parent.pid for parent in psutil.Process().parents()]:
         sys.exit("the process that started this one was gone before this one was ready; ending too")
     follow_parent()
-    job = json.loads(Path(sys.argv[1]).read_text())
-    params = Tuning.model_validate(job["params"])
-    rank, device = int(os.environ["RANK"]), resolve_device(params.device)
-    if device == "cuda":
-        torch.cuda.set_device(rank)
-    place = str(Path(sys.argv[1]).with_name("meeting"))
-    meeting = torch.distributed.FileStore(place, params.processes)  # type: ignore[attr-defined]
-    torch.distributed.init_process_group(
-        "nccl" if device == "cuda" else "gloo", store=meeting, rank=rank, world_size=params.processes
-    )
+    stage, params, paths = read(job)
+    meet(params, job)
     from stages.tuning.loop import tune
 
     imported()
     try:
-        tune(job["stage"], params, *(Path(job[name]) for name in PATHS))
+        tune(stage, params, *paths)
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("TANDEM_TRACEBACK"):
             raise
-        Path(sys.argv[1]).with_name(REFUSAL.format(rank)).write_text(str(error), encoding="utf-8")
-        sys.exit(REFUSED)
-    torch.distributed.destroy_process_group()
+        refuse(job, str(error))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def meet(params: Tuning, job: Path) -> None:
+    """Find the other processes, of this machine in a file beside the job, of several at the address that was agreed on."""
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    assert count == params.processes, f"{count} processes were started, and {params.processes} were asked for"
+    if "RANK" not in os.environ:
+        return  # alone, and started as such
+    backend = "gloo"
+    if resolve_device(params.device) == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cuda:nccl,cpu:gloo" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else "nccl"
+    if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
+        meeting = torch.distributed.FileStore(str(job.with_name("meeting")), count)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=meeting, rank=rank, world_size=count)
+    else:
+        torch.distributed.init_process_group(backend)
+
+
+def refuse(job: Path, reason: str) -> None:
+    """Say why, in words for the user, to whoever started this process and the others; and wait to be ended with them."""
+    said = job.with_name(REFUSAL.format(os.environ.get("RANK", "0")))
+    fresh = said.with_name(f".{said.name}")  # renamed when it is whole: half a reason would be none
+    fresh.write_text(reason, encoding="utf-8")
+    fresh.replace(said)
+    time.sleep(PATIENCE_SECONDS)
+    sys.exit(REFUSED)
+
+
+def main() -> None:
+    """One process of several; or, told a node, the start of another machine's."""
+    parser = argparse.ArgumentParser(prog="python -m stages.tuning.launch", description="Join a job of several machines.")
+    parser.add_argument("job", type=Path, help="the file that the first machine named")
+    parser.add_argument("--node", type=int, help="the number of this machine, from 1")
+    arguments = parser.parse_args()
+    if arguments.node is None:
+        work(arguments.job)
+        return
+    follow_parent()
+    try:
+        join(arguments.job, arguments.node)
+    except ValueError as error:
+        if os.environ.get("TANDEM_TRACEBACK"):
+            raise
+        print(f"\nlaunch: {error}\n(TANDEM_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(REFUSED) from None
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from stages.models.plan import apply_plan, trainable
 from stages.trees import attention, tree
 from stages.trees.families import family_of, rows_of, unfed, why_not_shared
 from stages.trees.tree import Tree
+from stages.tuning.accelerated import shared_out
 from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
 from stages.tuning.learnt import learnt
@@ -26,6 +27,7 @@ from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
 from stages.tuning.record import curve_of, summarise, tracked
+from stages.tuning.several import refuse_different
 from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
 
 
@@ -68,6 +70,7 @@ def tune(
     if unfit is None:
         loaded.set_attn_implementation({"text_config": attention.NAME})
     refuse_idle(stage, params, trees)
+    refuse_bare(stage, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
     pixels = Pixels(ingested, trees, processor)
@@ -86,14 +89,16 @@ def tune(
         callbacks=[LogAtCheckpoints(), MarkWhole()],
         optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
-    first = trainer.is_world_process_zero()
+    first, begun = trainer.is_world_process_zero(), last_whole(work)
+    refuse_different(stage, digest=work.name, checkpoint=begun)
     if first:
         discard_others(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():
-        trainer.train(resume_from_checkpoint=last_whole(work))
+        trainer.train(resume_from_checkpoint=begun)
+    whole = trainer.whole_model(lambda: apply_plan(load_model(base, attention=stock), params.parts, params.lora))
     if first:
         summary = summarise(trainer, trees, len(again), reason)
-        save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
+        save(whole, processor, model, trainable(tuned))
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
         write(ledger, learnt(stage, own, again, steps))
@@ -112,6 +117,22 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
             f"{len(bare)} conversations of {stage} have no picture (first: row {bare[0].row} of source {bare[0].source}), and "
             f"{stage}.parts.language_model is frozen, so nothing would learn from them; set it to full or lora, or take only "
             f"sources with pictures (curate.{stage}.sources) in params.yaml"
+        )
+
+
+def refuse_bare(stage: str, trees: Sequence[Tree]) -> None:
+    """Refuse trees without a picture where processes share the model out.
+
+    Raises:
+        ValueError: some have none, and a process whose batch has none would not ask for the tower's layers, for whose parts
+            the others would wait.
+    """
+    bare = [one.branches[0] for one in trees if not one.images]
+    if bare and shared_out():
+        raise ValueError(
+            f"{len(bare)} conversations of {stage} have no picture (first: row {bare[0].row} of source {bare[0].source}), and "
+            f"{stage}.accelerate shares the model out, which works only where all have one; take a config of distributed_type "
+            f"MULTI_GPU, or only sources with pictures (curate.{stage}.sources) in params.yaml"
         )
 
 

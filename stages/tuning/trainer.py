@@ -1,15 +1,21 @@
 """transformers' Trainer as trees need it: losses over whole steps, and checkpoints of just what is tuned."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from stages.tuning.accelerated import shared_out
 from stages.tuning.checkpoints import TUNED, tuned_tensors
 from stages.tuning.params import Tuning
+from stages.tuning.several import gathered, gathered_state, spread, spread_state
 
 LOG_EVERY_STEPS = 10
 
@@ -23,6 +29,13 @@ class TreeTrainer(Trainer):
 
     # compute_loss divides by the whole step; some families' classes would make the Trainer divide by its batches again.
     loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        if self.is_fsdp_enabled:
+            # A family's class names the layers of every tower it might have; those it has not would be searched for in vain.
+            whole, mine = set(self.model._no_split_modules), {type(module).__name__ for module in self.model.modules()}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(whole & mine)
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
@@ -42,17 +55,64 @@ class TreeTrainer(Trainer):
         total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(total).sum()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is tuned; each process must call it, and one writes.
+
+        The stock one first gathers all of a model that is shared out, what is frozen too.
+        """
+        self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tuned_tensors(self.model), folder / TUNED)
+        tensors = gathered(self.model, self.args.should_save)  # type: ignore[arg-type]
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TUNED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        tensors = load_file(Path(resume_from_checkpoint) / TUNED)
         mine = tuned_tensors(self.model if model is None else model)
-        assert tensors.keys() == mine.keys(), "a checkpoint of another plan; its digest should have told"
+        with safe_open(Path(resume_from_checkpoint) / TUNED, "pt") as tensors:
+            assert set(tensors.keys()) == mine.keys(), "a checkpoint of another plan; its digest should have told"
+            for name, tensor in mine.items():
+                tensor.copy_(spread(tensors.get_tensor(name), tensor))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = gathered_state(self.optimizer, self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)  # type: ignore[union-attr]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(spread_state(state, self.optimizer))  # type: ignore[union-attr]
+        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)  # type: ignore[union-attr]
+
+    def whole_model(self, untuned: Callable[[], nn.Module]) -> nn.Module | None:
+        """The tuned model, whole, in the process that writes it; each must call it.
+
+        Args:
+            untuned: Gives the model as it was before, with the plan carried out. Read again where this one's weights are
+                shared out, rather than gathered: what is frozen has not changed.
+        """
+        if not shared_out():
+            model: nn.Module = self.accelerator.unwrap_model(self.model)
+            return model
+        tensors = gathered(self.model, self.is_world_process_zero())  # type: ignore[arg-type]
+        if not self.is_world_process_zero():
+            return None
+        whole = untuned()
+        mine = tuned_tensors(whole)
+        assert mine.keys() == tensors.keys(), "the same plan tunes other parameters than before"
         for name, tensor in mine.items():
             tensor.copy_(tensors[name])
+        return whole
 
 
 class LogAtCheckpoints(TrainerCallback):
@@ -71,6 +131,7 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
 
     `always_pictures`: every tree has one, so every step reaches every tuned parameter.
     """
+    seeing = {params.parts.vision_tower, params.parts.connector}
     given = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
@@ -90,7 +151,7 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         logging_first_step=True,
         report_to=["mlflow"],
         remove_unused_columns=False,
-        ddp_find_unused_parameters=not always_pictures,
+        ddp_find_unused_parameters=not always_pictures and seeing != {"frozen"},
         dataloader_num_workers=0,
     )
     # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.

@@ -13,10 +13,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from stages.trees import tree
-from stages.tuning.launch import divided, ended, launch
+from stages.trees.tree import Branch, Tree
+from stages.tuning import several
+from stages.tuning.launch import PATHS, REFUSAL, divided, ended, environment, join, launch, of_rank
 from stages.tuning.params import Tuning
 
 PROJECT = Path(__file__).parents[3]
@@ -28,6 +31,11 @@ from stages.tuning.params import Tuning
 params, *files = json.loads(sys.argv[1])
 launch("train", Tuning.model_validate(params), *map(Path, files))
 """
+CPU = str(PROJECT / "profiles" / "accelerate" / "cpu.yaml")
+BY = pytest.mark.parametrize("accelerate", [None, CPU], ids=["by_itself", "by_accelerate"])
+# A small rate: Adam divides by what it remembers, so that the last bits of a sum grow step by step.
+EXACT = {"precision": "fp32", "learning_rate": 0.0001, "muon_learning_rate": 0.0001, "checkpoint_steps": 1}
+LORA = {"vision_tower": "frozen", "connector": "full", "language_model": "lora"}
 
 
 def paths(place: Path, base: Path, name: str) -> list[Path]:
@@ -59,24 +67,72 @@ def test_without_a_tree_to_learn_from_nothing_is_started(place, tiny_model, tuni
         launch("train", Tuning.model_validate({**tuning, "processes": 2}), *paths(place, tiny_model, "out"))
 
 
+def test_a_process_that_says_what_it_refuses_ends_the_others(tmp_path):
+    refused = tmp_path / REFUSAL.format(1)
+    code = f"import pathlib, time; pathlib.Path({str(refused)!r}).write_text('no'); time.sleep(60)"
+    started = [subprocess.Popen([sys.executable, "-c", code]) for code in (code, "import time; time.sleep(60)")]
+    assert ended(started, tmp_path) == [-signal.SIGKILL] * 2
+
+
+def test_processes_that_would_do_different_things_do_none_of_them(monkeypatch):
+    def others(each: list[Any], mine: dict[str, str]) -> None:
+        each[:] = [mine, {**mine, "machine": "b", "checkpoint": "checkpoint-2"}]
+
+    monkeypatch.setattr(several.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(several.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(several.distributed, "all_gather_object", others)
+    with pytest.raises(
+        ValueError, match=r"process 1 of train, on b, has another checkpoint .*: checkpoint-2 and None; several"
+    ):
+        several.refuse_different("train", digest="abc", checkpoint=None)
+
+
+def test_a_machine_joins_no_job_but_one_that_waits(tmp_path, tuning):
+    with pytest.raises(ValueError, match=r"no job waits at .*job\.json; start the stage on the first machine"):
+        join(tmp_path / "job.json", 1)
+    job = jobbed(tmp_path, Tuning.model_validate({**tuning, "processes": 2, "accelerate": CPU}), [Path("x")] * len(PATHS))
+    with pytest.raises(ValueError, match=r"--node is 1, and train has 0 machines beside the first"):
+        join(job, 1)
+
+
+def jobbed(folder: Path, params: Tuning, files: list[Path]) -> Path:
+    """The file of a job, as `launch` writes it."""
+    folder.mkdir(exist_ok=True)
+    job = folder / "job.json"
+    told = {"stage": "train", "params": params.model_dump(), **dict(zip(PATHS, map(str, files), strict=True))}
+    job.write_text(json.dumps(told))
+    return job
+
+
 @pytest.mark.slow
-def test_what_a_process_refuses_is_told_in_its_own_words(place, tiny_model, tuning):
+@BY
+def test_what_a_process_refuses_is_told_in_its_own_words(place, tiny_model, tuning, accelerate):
     parts = {"vision_tower": "frozen", "connector": "frozen", "language_model": "lora"}
-    params = Tuning.model_validate({**tuning, "processes": 2, "optimizer": "muon", "parts": parts})
+    params = Tuning.model_validate({**tuning, "processes": 2, "optimizer": "muon", "parts": parts, "accelerate": accelerate})
     with pytest.raises(ValueError, match=r"leaves none; set optimizer: adamw in params.yaml"):
         launch("train", params, *paths(place, tiny_model, "out"))
 
 
 @pytest.mark.slow
-def test_processes_talk_over_loopback_only(place, tiny_model, tuning):
-    with begun(place, tiny_model, {**tuning, "processes": 2, "epochs": 5000.0}) as workers:
-        end = time.monotonic() + 60
-        while not all(found := [addresses(worker) for worker in workers]) and time.monotonic() < end:
+@BY
+def test_processes_talk_over_loopback_only(place, tiny_model, tuning, accelerate):
+    with begun(place, tiny_model, {**tuning, "processes": 2, "epochs": 5000.0, "accelerate": accelerate}) as workers:
+        end = time.monotonic() + 90
+        while sum(map(bool, found := [addresses(worker) for worker in workers])) < 2 and time.monotonic() < end:
             time.sleep(0.2)
-        assert all(found), "they never met"
+        assert sum(map(bool, found)) == 2, "they never met"
         time.sleep(3)  # whatever else they open, they open at the start
         found = [addresses(worker) for worker in workers]
     assert set().union(*found) <= {"127.0.0.1", "::1"}
+
+
+@pytest.mark.slow
+@BY
+def test_one_process_that_is_killed_ends_the_stage(place, tiny_model, tuning, accelerate):
+    with begun(place, tiny_model, {**tuning, "processes": 2, "epochs": 5000.0, "accelerate": accelerate}) as workers:
+        workers[-1].kill()
+        gone, alive = psutil.wait_procs(workers, timeout=90)
+    assert not alive, f"only {len(gone)} ended"
 
 
 def addresses(process: psutil.Process) -> set[str]:
@@ -85,11 +141,11 @@ def addresses(process: psutil.Process) -> set[str]:
 
 
 @pytest.mark.slow
-def test_one_process_that_dies_ends_the_others_and_the_stage(place, tiny_model, tuning):
+def test_one_process_that_dies_ends_the_others(tmp_path):
     started = [
         subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(60)", "raise SystemExit(3)")
     ]
-    assert ended(started) == [-signal.SIGKILL, 3]
+    assert ended(started, tmp_path) == [-signal.SIGKILL, 3]
 
 
 @pytest.mark.slow
@@ -115,18 +171,19 @@ def test_two_processes_learn_what_one_does(place, tiny_model, tuning, optimizer)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_bytes_twice(place, tiny_model, tuning):
-    params = Tuning.model_validate({**tuning, "processes": 2, "optimizer": "muon"})
+def test_two_processes_give_the_same_bytes_twice_whatever_starts_them(place, tiny_model, tuning):
     written = []
-    for name in ("one", "two"):
+    for name, accelerate in (("one", None), ("two", None), ("three", CPU)):
+        params = Tuning.model_validate({**tuning, "processes": 2, "optimizer": "muon", "accelerate": accelerate})
         launch("train", params, *paths(place, tiny_model, name))
         written.append([path.read_bytes() for path in sorted((place / name).rglob("*")) if path.is_file()])
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
 
 
 @pytest.mark.slow
-def test_a_killed_stage_takes_all_its_processes_along(place, tiny_model, tuning):
-    with begun(place, tiny_model, {**tuning, "processes": 2, "epochs": 5000.0}) as workers:
+@BY
+def test_a_killed_stage_takes_all_its_processes_along(place, tiny_model, tuning, accelerate):
+    with begun(place, tiny_model, {**tuning, "processes": 2, "epochs": 5000.0, "accelerate": accelerate}) as workers:
         pass  # leaving kills the stage
 
     end = time.monotonic() + 30
@@ -149,11 +206,152 @@ def begun(place: Path, base: Path, given: dict[str, Any]) -> Iterator[list[psuti
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen([sys.executable, "-c", STARTER, words], env=environment, start_new_session=True) as stage:
         end = time.monotonic() + 90
-        while len(workers := psutil.Process(stage.pid).children(recursive=True)) < 2 and time.monotonic() < end:
+        wanted = 3 if given["accelerate"] else 2  # with the one that starts them
+        while len(workers := psutil.Process(stage.pid).children(recursive=True)) < wanted and time.monotonic() < end:
             time.sleep(0.2)
         try:
-            assert len(workers) == 2
+            assert len(workers) == wanted
             yield workers
         finally:
             stage.send_signal(signal.SIGKILL)
             stage.wait()
+
+
+SAME_DIGEST = """
+from pathlib import Path
+from stages.tuning import loop
+def same(*_, **__):
+    place = Path(".work/train/same")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+loop.checkpoints = same
+"""
+KILLED_AFTER_THREE_STEPS = """
+import os
+from transformers import Trainer
+from stages.tuning.trainer import TreeTrainer
+def stumble(self, *arguments, **named):
+    if self.state.global_step == 3:
+        os._exit(9)
+    return Trainer.training_step(self, *arguments, **named)
+TreeTrainer.training_step = stumble
+"""
+ON_A_CPU = """
+# Accelerate has FSDP on accelerators only; told that gloo's processes have one each, it does all that it would do there.
+from accelerate.state import DistributedType, PartialState
+PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+"""
+
+
+def run(params: Tuning, files: list[Path], *changes: str, around: dict[str, str] | None = None) -> list[int]:
+    """The exit statuses of the processes of a job, in each of which some code runs first."""
+    job = jobbed(files[-1].parent / "job", params, files)
+    job.with_name("meeting").unlink(missing_ok=True)
+    code = "\n".join([*changes, "from stages.tuning import launch", "launch.main()"])
+    words = [sys.executable, "-c", code, str(job)]
+    env = environment(params) | {"TANDEM_TRACEBACK": "1"} | (around or {})
+    ranks = [of_rank(params, rank) if params.processes > 1 else {} for rank in range(params.processes)]
+    return ended([subprocess.Popen(words, env=env | rank) for rank in ranks], job.parent)
+
+
+def same_run(one: list[Path], other: list[Path], within: float) -> None:
+    """Hold every step's loss and all weights of two runs against each other."""
+    curves = [pd.read_csv(files[6]) for files in (one, other)]
+    assert curves[0]["step"].tolist() == curves[1]["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    for column in ("loss", "grad_norm"):
+        assert curves[1][column].tolist() == pytest.approx(curves[0][column].tolist(), rel=within)
+    mine, theirs = (load_file(files[4] / "model.safetensors") for files in (one, other))
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=within, atol=within)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_goes_on_in_another_number_of_processes(place, tiny_model, tuning, before, after, optimizer):
+    params = {count: Tuning.model_validate({**tuning, **EXACT, "processes": count, "optimizer": optimizer}) for count in (1, 2)}
+    whole, killed = paths(place, tiny_model, "whole"), paths(place, tiny_model, "killed")
+    launch("train", params[1], *whole)
+
+    assert all(run(params[before], killed, SAME_DIGEST, KILLED_AFTER_THREE_STEPS))
+    assert [path.name for path in (place / ".work/train/same").glob("checkpoint-3")] == ["checkpoint-3"]
+    assert not any(run(params[after], killed, SAME_DIGEST, STARTS_AT_THREE))
+
+    same_run(whole, killed, within=1e-5)
+
+
+STARTS_AT_THREE = """
+from transformers import Trainer
+from stages.tuning.trainer import TreeTrainer
+def late(self, *arguments, **named):
+    assert self.state.global_step >= 3
+    return Trainer.training_step(self, *arguments, **named)
+TreeTrainer.training_step = late
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [{}, {"parts": LORA, "checkpoint_activations": True}], ids=["full", "lora"])
+def test_a_step_in_which_one_process_sees_no_picture_is_learnt_as_by_one_process(place, tiny_model, tuning, changed):
+    trees = tree.read_all(place / "rendered")
+    said = [Branch("s", 90 + k, "t", "short", (10 + k, 4, 30, 1), (False, False, True, True)) for k in range(5)]
+    tree.write(place / "rendered" / "00000.parquet", [*trees[:3], *(Tree((), (3,), (branch,)) for branch in said)])
+    given = {**tuning, **EXACT, **changed, "step_size": 4, "tokens_per_batch": 24}
+    alone, together = paths(place, tiny_model, "alone"), paths(place, tiny_model, "together")
+
+    launch("train", Tuning.model_validate(given), *alone)
+    launch("train", Tuning.model_validate({**given, "processes": 2}), *together)
+
+    same_run(alone, together, within=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [{}, {"parts": LORA}], ids=["full", "lora"])
+def test_processes_that_share_the_model_out_learn_what_one_does_and_their_checkpoints_are_anyones(
+    place, tiny_model, tuning, tmp_path, changed
+):
+    given = {**tuning, **EXACT, **changed}
+    config = str(PROJECT / "profiles" / "accelerate" / "fsdp2.yaml")
+    one, two = Tuning.model_validate(given), Tuning.model_validate({**given, "processes": 2, "accelerate": config})
+    around = {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    around |= {key.upper(): str(value) for key, value in yaml.safe_load(Path(config).read_text())["fsdp_config"].items()}
+    whole, shared, gathered, divided = (paths(place, tiny_model, name) for name in ("whole", "shared", "gathered", "divided"))
+    launch("train", one, *whole)
+
+    assert not any(run(two, shared, ON_A_CPU, around=around))
+    same_run(whole, shared, within=1e-5)
+
+    assert all(run(two, gathered, SAME_DIGEST, ON_A_CPU, KILLED_AFTER_THREE_STEPS, around=around))
+    assert not any(run(one, gathered, SAME_DIGEST, STARTS_AT_THREE))
+    same_run(whole, gathered, within=1e-5)
+
+    assert all(run(one, divided, SAME_DIGEST, KILLED_AFTER_THREE_STEPS))
+    assert not any(run(two, divided, SAME_DIGEST, ON_A_CPU, STARTS_AT_THREE, around=around))
+    same_run(whole, divided, within=1e-5)
+
+
+@pytest.mark.slow
+def test_two_machines_that_share_a_folder_do_one_job(place, tiny_model, tuning, monkeypatch):
+    # Two starts on this one, which meet as two would; over loopback, which here is what the user says.
+    config = place / "two.yaml"
+    nodes = "num_machines: 2\nmain_process_ip: 127.0.0.1\nmain_process_port: 29511\nsame_network: true"
+    config.write_text(Path(CPU).read_text().replace("num_machines: 1", nodes))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    given = {**tuning, "processes": 2}
+    here, alone = paths(place, tiny_model, "here"), paths(place, tiny_model, "alone")
+    words = json.dumps([{**given, "accelerate": "two.yaml"}, *map(str, here)])
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", STARTER, words], env=env, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        line = next(line for line in first.stdout if "waits for machine 1" in line)
+        joining = line[line.index("stages.tuning.launch") :].split()
+        second = subprocess.run([sys.executable, "-m", *joining], env=env, check=False)
+        first.stdout.read()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert not (place / ".work" / "together" / "train").exists()
+
+    launch("train", Tuning.model_validate(given), *alone)
+    for mine, theirs in zip(here[4:], alone[4:], strict=True):
+        for path in [mine] if mine.is_file() else sorted(mine.iterdir()):
+            assert path.read_bytes() == (theirs if mine.is_file() else theirs / path.name).read_bytes()
