@@ -124,18 +124,15 @@ class Collator:
     def __call__(self, batches: Sequence[Sequence[Tree]]) -> dict[str, Any]:
         """The inputs of one forward pass, of the only batch there is; N supervised positions are asked, and no others."""
         (trees,) = batches
-        words = self._trees(trees) if self.flat else self._rows(trees)
-        return (
-            words
-            | {"weights": weights(trees, self.weighting)}
-            | beside([self.pixels(one.images) for one in trees if one.images])
-        )
+        pictures = [self.pixels(one.images) if one.images else {} for one in trees]
+        words = self._trees(trees, pictures) if self.flat else self._rows(trees)
+        return words | {"weights": weights(trees, self.weighting)} | beside([one for one in pictures if one])
 
-    def _trees(self, trees: Sequence[Tree]) -> dict[str, Any]:
+    def _trees(self, trees: Sequence[Tree], pictures: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         batch = batch_trees(trees)
         positions = batch.position_ids
         if self.positions is not None:
-            each = [self.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
+            each = [self.positions(one, shown) for one, shown in zip(trees, pictures, strict=True)]
             positions = torch.cat(each, 1)[:, None]
         return {
             "input_ids": batch.input_ids,
