@@ -2,7 +2,7 @@
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,11 @@ from stages.trees.attention import layout
 from stages.trees.batch import batch_trees, padded_rows
 from stages.trees.families import Positions
 from stages.trees.tree import Tree
-from stages.tuning.pixels import Pixels, beside
+from stages.tuning.pixels import beside
+from stages.tuning.store import Key
+
+Shown = Callable[[Key], dict[str, torch.Tensor]]
+"""What a model is given of the pictures of one tree, by their sha256: `Pixels` or `Features`."""
 
 
 class Ordered(Dataset[Sequence[Tree]]):
@@ -110,7 +114,7 @@ class Collator:
     """The trees of a batch → keyword arguments of the model's forward."""
 
     def __init__(
-        self, pixels: Pixels, processor: ProcessorMixin, flat: bool, weighting: str, positions: Positions | None = None
+        self, pixels: Shown, processor: ProcessorMixin, flat: bool, weighting: str, positions: Positions | None = None
     ) -> None:
         """`flat`: trees lie in one row, without padding; else each must have one branch and is a padded row of its own.
 

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -16,12 +17,14 @@ from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
+from stages.running.compute import used
 from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
+from stages.tuning.features import Features
 from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
@@ -70,12 +73,14 @@ def tune(
     refuse_idle(stage, params, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
-    pixels = Pixels(ingested, trees, processor)
-    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
     batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
+    learnt_from = [trees[index] for index in sorted({index for step in steps for index in step})]
+    pixels = Pixels(ingested, learnt_from, processor, base, fillers(params), cached=not params.cache_features)
+    pictures = Features(stage, params, loaded, pixels, device) if params.cache_features else pixels
+    collator = Collator(pictures, processor, unfit is None, params.weighting, positions_of(loaded))
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,
@@ -89,6 +94,8 @@ def tune(
     if first:
         discard_others(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():
+        if first:
+            mlflow.set_tag("pictures", pictures.told)
         trainer.train(resume_from_checkpoint=last_whole(work))
     if first:
         summary = summarise(trainer, trees, len(again), reason)
@@ -112,6 +119,12 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
             f"{stage}.parts.language_model is frozen, so nothing would learn from them; set it to full or lora, or take only "
             f"sources with pictures (curate.{stage}.sources) in params.yaml"
         )
+
+
+def fillers(params: Tuning) -> int:
+    """How many processes fill a cache, for each that tunes: its workers, or where it is alone, as many as may compute."""
+    alone = params.processes == 1 and used().engine == "local"
+    return max(1, params.workers, used().processes if alone else 1)
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:

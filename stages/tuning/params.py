@@ -73,6 +73,15 @@ class Tuning(Section):
         return self
 
     @model_validator(mode="after")
+    def _cached_features_stay_true(self) -> Self:
+        if self.cache_features and self.parts.vision_tower != "frozen":
+            raise ValueError(
+                f"cache_features is true, but parts.vision_tower is {self.parts.vision_tower}, so what it makes of a picture "
+                "changes with every step; set it to frozen, or cache_features to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_are_whole(self) -> Self:
         if self.step_unit == "trees" and self.step_size % self.processes:
             raise ValueError(f"step_size {self.step_size} must be a multiple of processes {self.processes}; change one of them")

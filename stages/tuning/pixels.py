@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,15 @@ class Pixels:
         looks = read_looks(folders, ["sha256", "width", "height"]).to_pydict()
         sides = zip(looks["width"], looks["height"], strict=True)
         sizes = {digest: size for digest, size in zip(looks["sha256"], sides, strict=True) if None not in size}
+        self.known = sizes.keys()
+        """The pictures of all stores."""
         # Tried on the most unlike of them now, so that no run ends in its middle because two of them met in a batch.
         tried = [self.make(key) for key in _most_unlike(self.keys, sizes)]
         beside(tried)
         self.store: Store | None = None
-        self.told = "decoded each time: nothing asked for a cache" if self.keys else "there are none"
+        self.told = "decoded each time they are shown" if self.keys else "none"
         if cached and self.keys:
-            self._keep(tried, sizes.keys(), base, processes)
+            self._keep(tried, base, processes)
 
     def __call__(self, digests: Key) -> dict[str, torch.Tensor]:
         """What the processor makes of the pictures of one tree, as it would for inference, without what it says of words."""
@@ -95,10 +97,10 @@ class Pixels:
         """A name for all that pixels hang on besides the picture."""
         return digest_of(self.make.processor)
 
-    def _keep(self, tried: Sequence[Made], known: Collection[str], base: Path | None, processes: int) -> None:
+    def _keep(self, tried: Sequence[Made], base: Path | None, processes: int) -> None:
         """Fill the cache, if there is room for it, and say how much."""
         folder = WORK / "pixels" / self.digest()
-        tidy(folder, known)
+        tidy(folder, self.known)
         kept = Store(folder)
         missing, free = len(kept.missing(self.keys)), shutil.disk_usage(folder).free
         wanted = missing * room(tried, affine_of(self.make.processor)) / max(1, len(tried))

@@ -12,6 +12,8 @@ from stages.tuning.checkpoints import TUNED, tuned_tensors
 from stages.tuning.params import Tuning
 
 LOG_EVERY_STEPS = 10
+BATCHES_AHEAD = 2
+"""Batches that each worker has ready beforehand; with those in its hands, what memory its pictures take."""
 
 
 class TreeTrainer(Trainer):
@@ -91,7 +93,10 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         report_to=["mlflow"],
         remove_unused_columns=False,
         ddp_find_unused_parameters=not always_pictures,
-        dataloader_num_workers=0,
+        dataloader_num_workers=params.workers,
+        dataloader_prefetch_factor=BATCHES_AHEAD if params.workers else None,
+        # Copies of this process, which share the trees and the caches with it.
+        dataloader_multiprocessing_context="fork" if params.workers else None,
     )
     # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
     given._n_gpu = min(1, given.n_gpu)
