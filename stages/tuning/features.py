@@ -40,7 +40,9 @@ AT_ONCE = 16
 class Features:
     """Features of pictures, by sha256; in a batch they take the place of pixels."""
 
-    def __init__(self, stage: str, params: Tuning, model: PreTrainedModel, pixels: Pixels, device: str) -> None:
+    def __init__(
+        self, stage: str, params: Tuning, model: PreTrainedModel, pixels: Pixels, device: str, workers: int = 0
+    ) -> None:
         """Have the cache hold the features of all `pixels`, and `model` take them.
 
         Args:
@@ -49,6 +51,7 @@ class Features:
             model: Whose tower is frozen; in the precision in which it will be tuned.
             pixels: The pictures that will be asked for.
             device: cpu or cuda.
+            workers: Processes that decode pictures while the tower runs; 0: this one does.
 
         Raises:
             ValueError: its features cannot be kept, or they do not fit on the disk.
@@ -59,7 +62,7 @@ class Features:
                 f"{stage}.cache_features is true, but features cannot be kept: {reason}; set it to false in params.yaml"
             )
         self.inner: Any = model.base_model
-        self.device, self.bf16, self.workers, self.pixels = device, params.precision == "bf16", params.workers, pixels
+        self.device, self.bf16, self.workers, self.pixels = device, params.precision == "bf16", workers, pixels
         self.dtype = torch.float32 if params.precision == "fp32" else torch.bfloat16
         folder = WORK / "features" / digest_of(model, params.precision, pixels.digest(), device)
         tidy(folder, pixels.known)

@@ -30,7 +30,7 @@ from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
 from stages.tuning.record import curve_of, summarise, tracked
-from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
+from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments, workers_of
 
 
 def tune(
@@ -79,7 +79,7 @@ def tune(
     data = Ordered([batch for step in batches for batch in step])
     learnt_from = [trees[index] for index in sorted({index for step in steps for index in step})]
     pixels = Pixels(ingested, learnt_from, processor, base, fillers(params), cached=not params.cache_features)
-    pictures = Features(stage, params, loaded, pixels, device) if params.cache_features else pixels
+    pictures = Features(stage, params, loaded, pixels, device, workers_of(params)) if params.cache_features else pixels
     collator = Collator(pictures, processor, unfit is None, params.weighting, positions_of(loaded))
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
@@ -124,7 +124,7 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
 def fillers(params: Tuning) -> int:
     """How many processes fill a cache, for each that tunes: its workers, or where it is alone, as many as may compute."""
     alone = params.processes == 1 and used().engine == "local"
-    return max(1, params.workers, used().processes if alone else 1)
+    return max(1, workers_of(params), used().processes if alone else 1)
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:

@@ -9,6 +9,7 @@ it is written. One that has other floats, as where a processor pads behind its n
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import weakref
@@ -293,7 +294,7 @@ def _channel(shape: Sequence[int]) -> int | None:
 
 def _apart(values: np.ndarray[Any, Any], channel: int) -> np.ndarray[Any, Any]:
     """[what stands before, 3, what stands behind]: the channels in the middle."""
-    return values.reshape(int(np.prod(values.shape[:channel])), 3, -1)
+    return values.reshape(math.prod(values.shape[:channel]), 3, -1)
 
 
 def _looked_up(codes: np.ndarray[Any, Any], table: np.ndarray[Any, Any], channel: int) -> np.ndarray[Any, Any]:

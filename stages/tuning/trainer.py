@@ -1,5 +1,6 @@
 """transformers' Trainer as trees need it: losses over whole steps, and checkpoints of just what is tuned."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ class LogAtCheckpoints(TrainerCallback):
         control.should_log |= control.should_save
 
 
+def workers_of(params: Tuning) -> int:
+    """How many workers each process has: as params say, but all processes of this machine no more than it has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(params.workers, max(1, cores // params.processes))
+
+
 def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str, always_pictures: bool) -> TrainingArguments:
     """What the Trainer is told, of so many steps of so many batches each.
 
@@ -93,7 +100,7 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         report_to=["mlflow"],
         remove_unused_columns=False,
         ddp_find_unused_parameters=not always_pictures,
-        dataloader_num_workers=params.workers,
+        dataloader_num_workers=workers_of(params),
         dataloader_prefetch_factor=BATCHES_AHEAD if params.workers else None,
         # Copies of this process, which share the trees and the caches with it.
         dataloader_multiprocessing_context="fork" if params.workers else None,

@@ -138,7 +138,8 @@ def test_that_floats_are_kept_is_said(tmp_path, trees, processor, monkeypatch, c
     fading = torch.linspace(0.5, 1.0, 16)
     monkeypatch.setattr(Maker, "__call__", lambda self, key: {"pixel_values": make(self, key)["pixel_values"] * fading})
     held = Pixels(tmp_path, trees, processor)
-    assert "6 tensors as floats" in held.told
+    assert held.store.floats
+    assert f"{held.store.floats} tensors as floats" in held.told
     assert held.told in capsys.readouterr().out
 
 
@@ -323,7 +324,7 @@ def test_a_run_gives_the_same_bytes_whatever_the_number_of_workers(place, tiny_m
     outs = []
     lora = {**tuning["lora"], "dropout": 0.1}  # which draws numbers in every step
     parts = {"vision_tower": "full", "connector": "full", "language_model": "lora"}
-    for workers in (0, 1, 3):
+    for workers in (0, 1, 2):
         out = place / str(workers)
         out.mkdir()
         files = [out / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
