@@ -128,9 +128,11 @@ class Features:
         handle = self.inner.multi_modal_projector.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         was = self.inner.vision_tower.training
         self.inner.vision_tower.eval()
-        yield
-        self.inner.vision_tower.train(was)
-        handle.remove()
+        try:
+            yield
+        finally:
+            self.inner.vision_tower.train(was)
+            handle.remove()
 
 
 class _Shown(Dataset[Made]):

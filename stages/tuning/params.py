@@ -22,7 +22,7 @@ class Tuning(Section):
     accelerate: str | None
     """A config by which `accelerate launch` starts the processes (profiles/accelerate/); null: they start here."""
     workers: NonNegativeInt
-    """Processes beside each that tunes, which make its next batches ready; 0: it does so itself, between two passes."""
+    """Processes beside each that tunes, in all no more than cores, which make its next batches ready; 0: it does so itself."""
     precision: Literal["bf16", "fp32", "pure_bf16"]
     """bf16 is autocast over fp32 weights; pure_bf16 has weights in bf16 too, half the memory; fp32 is plain."""
     checkpoint_activations: bool

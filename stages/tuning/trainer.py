@@ -102,9 +102,9 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         ddp_find_unused_parameters=not always_pictures,
         dataloader_num_workers=workers_of(params),
         dataloader_prefetch_factor=BATCHES_AHEAD if params.workers else None,
-        # Copies of this process, which share the trees and the caches with it.
-        dataloader_multiprocessing_context="fork" if params.workers else None,
     )
     # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
     given._n_gpu = min(1, given.n_gpu)
+    # Copies of this process, which share the trees and the caches with it; Python would start anew from 3.14 on.
+    given.dataloader_multiprocessing_context = "fork" if params.workers else None
     return given
