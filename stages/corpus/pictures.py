@@ -4,7 +4,8 @@
 the export's `Album`, which reads by place and not by sha256, in an order in which it comes back to the same groups of rows.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 
 from stages.corpus import shards
 from stages.corpus.images import SCHEMA
+
+GROUPS_HELD = 4
+"""Groups of rows that `Pictures` keeps in memory; pictures that are asked for in the order of their places need one."""
 
 
 def stores(ingested: Path) -> list[Path]:
@@ -87,3 +91,39 @@ def read_images(folders: Sequence[Path], wanted: Set[str] | None = None) -> Iter
     for rows in read_rows(shards_of(folders), ["sha256", "bytes"], wanted):
         for digest, content in zip(rows["sha256"].to_pylist(), rows["bytes"], strict=True):
             yield digest, content.as_py()
+
+
+class Pictures:
+    """Stored pictures one at a time, by sha256, in any order: where each lies is known, and read when it is asked for.
+
+    Memory holds a place for each, and `GROUPS_HELD` groups of rows.
+    """
+
+    def __init__(self, files: Sequence[Path], places: dict[str, tuple[int, int]]) -> None:
+        """`files`: shards of stores. `places`: of each picture in which of them it lies, and in which group of its rows."""
+        self.files, self.places = files, places
+        self._held: OrderedDict[tuple[int, int], dict[str, pa.Scalar]] = OrderedDict()
+
+    @classmethod
+    def stored(cls, folders: Sequence[Path], wanted: Collection[str]) -> "Pictures":
+        """Those of `wanted` that lie in the stores in `folders`."""
+        found = places(folders, pl.Series(sorted(wanted), dtype=pl.String))
+        spots = zip(found["shard"].to_list(), found["group"].to_list(), strict=True)
+        return cls(shards_of(folders), dict(zip(found["sha256"].to_list(), spots, strict=True)))
+
+    def only(self, wanted: Collection[str]) -> "Pictures":
+        """A few of them, for a process of its own."""
+        return Pictures(self.files, {digest: self.places[digest] for digest in wanted})
+
+    def __getitem__(self, digest: str) -> bytes:
+        """The bytes of the picture, as they came."""
+        place = self.places[digest]
+        if place not in self._held:
+            with pq.ParquetFile(self.files[place[0]]) as file:
+                rows = file.read_row_group(place[1], columns=["sha256", "bytes"])
+            self._held[place] = dict(zip(rows["sha256"].to_pylist(), rows["bytes"], strict=True))
+            while len(self._held) > GROUPS_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(place)
+        content: bytes = self._held[place][digest].as_py()
+        return content

@@ -2,7 +2,7 @@
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,11 @@ from stages.trees.attention import layout
 from stages.trees.batch import batch_trees, padded_rows
 from stages.trees.families import PLAIN, Family
 from stages.trees.tree import Tree
-from stages.tuning.pixels import Pixels, beside
+from stages.tuning.pixels import beside
+from stages.tuning.store import Key
+
+Shown = Callable[[Key], dict[str, torch.Tensor]]
+"""What a model is given of the pictures of one tree, by their sha256: `Pixels` or `Features`."""
 
 
 class Ordered(Dataset[Sequence[Tree]]):
@@ -111,7 +115,7 @@ class Collator:
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: Shown,
         processor: ProcessorMixin,
         flat: bool,
         weighting: str,
@@ -128,18 +132,15 @@ class Collator:
     def __call__(self, batches: Sequence[Sequence[Tree]]) -> dict[str, Any]:
         """The inputs of one forward pass, of the only batch there is; N supervised positions are asked, and no others."""
         (trees,) = batches
-        words = self._trees(trees) if self.flat else self._rows(trees)
-        return (
-            words
-            | {"weights": weights(trees, self.weighting)}
-            | beside([self.pixels(one.images) for one in trees if one.images])
-        )
+        pictures = [self.pixels(one.images) if one.images else {} for one in trees]
+        words = self._trees(trees, pictures) if self.flat else self._rows(trees)
+        return words | {"weights": weights(trees, self.weighting)} | beside([one for one in pictures if one])
 
-    def _trees(self, trees: Sequence[Tree]) -> dict[str, Any]:
+    def _trees(self, trees: Sequence[Tree], pictures: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         batch = batch_trees(trees)
         positions = batch.position_ids
         if self.family.positions is not None:
-            each = [self.family.positions(one, self.pixels(one.images) if one.images else {}) for one in trees]
+            each = [self.family.positions(one, shown) for one, shown in zip(trees, pictures, strict=True)]
             positions = torch.cat(each, 1)[:, None]
         return {
             "input_ids": batch.input_ids,

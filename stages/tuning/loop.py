@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -16,19 +17,21 @@ from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
+from stages.running.compute import used
 from stages.trees import attention, tree
 from stages.trees.families import family_of, rows_of, unfed, why_not_shared
 from stages.trees.tree import Tree
 from stages.tuning.accelerated import shared_out
 from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
+from stages.tuning.features import Features
 from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
 from stages.tuning.record import curve_of, summarise, tracked
 from stages.tuning.several import refuse_different
-from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
+from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments, workers_of
 
 
 def tune(
@@ -73,13 +76,15 @@ def tune(
     refuse_bare(stage, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
-    pixels = Pixels(ingested, trees, processor)
-    family, way = family_of(loaded), attention.way_on(device)
-    collator = Collator(pixels, processor, unfit is None, params.weighting, family, way)
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
     batches = batched(stage, params, [[one] if reason is None else rows_of(loaded.config, one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
+    learnt_from = [trees[index] for index in sorted({index for step in steps for index in step})]
+    pixels = Pixels(ingested, learnt_from, processor, base, fillers(params), cached=not params.cache_features)
+    pictures = Features(stage, params, loaded, pixels, device, workers_of(params)) if params.cache_features else pixels
+    family, way = family_of(loaded), attention.way_on(device)
+    collator = Collator(pictures, processor, unfit is None, params.weighting, family, way)
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
         model=tuned,
@@ -94,6 +99,8 @@ def tune(
     if first:
         discard_others(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():
+        if first:
+            mlflow.set_tag("pictures", pictures.told)
         trainer.train(resume_from_checkpoint=begun)
     whole = trainer.whole_model(lambda: apply_plan(load_model(base, attention=stock), params.parts, params.lora))
     if first:
@@ -134,6 +141,12 @@ def refuse_bare(stage: str, trees: Sequence[Tree]) -> None:
             f"{stage}.accelerate shares the model out, which works only where all have one; take a config of distributed_type "
             f"MULTI_GPU, or only sources with pictures (curate.{stage}.sources) in params.yaml"
         )
+
+
+def fillers(params: Tuning) -> int:
+    """How many processes fill a cache, for each that tunes: its workers, or where it is alone, as many as may compute."""
+    alone = params.processes == 1 and used().engine == "local"
+    return max(1, workers_of(params), used().processes if alone else 1)
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:

@@ -22,7 +22,7 @@ class Tuning(Section):
     accelerate: str | None
     """A config by which `accelerate launch` starts the processes (profiles/accelerate/); null: they start here."""
     workers: NonNegativeInt
-    """Processes beside each that tunes, which make its next batches ready; 0: it does so itself, between two passes."""
+    """Processes beside each that tunes, in all no more than cores, which make its next batches ready; 0: it does so itself."""
     precision: Literal["bf16", "fp32", "pure_bf16"]
     """bf16 is autocast over fp32 weights; pure_bf16 has weights in bf16 too, half the memory; fp32 is plain."""
     checkpoint_activations: bool
@@ -70,6 +70,15 @@ class Tuning(Section):
     def _something_is_tuned(self) -> Self:
         if set(self.parts.model_dump().values()) == {"frozen"}:
             raise ValueError("every part is frozen: nothing would be tuned; set one of parts.* to full or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _cached_features_stay_true(self) -> Self:
+        if self.cache_features and self.parts.vision_tower != "frozen":
+            raise ValueError(
+                f"cache_features is true, but parts.vision_tower is {self.parts.vision_tower}, so what it makes of a picture "
+                "changes with every step; set it to frozen, or cache_features to false"
+            )
         return self
 
     @model_validator(mode="after")

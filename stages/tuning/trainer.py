@@ -1,5 +1,6 @@
 """transformers' Trainer as trees need it: losses over whole steps, and checkpoints of just what is tuned."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from stages.tuning.params import Tuning
 from stages.tuning.several import gathered, gathered_state, spread, spread_state
 
 LOG_EVERY_STEPS = 10
+BATCHES_AHEAD = 2
+"""Batches that each worker has ready beforehand; with those in its hands, what memory its pictures take."""
 
 
 class TreeTrainer(Trainer):
@@ -126,6 +129,12 @@ class LogAtCheckpoints(TrainerCallback):
         control.should_log |= control.should_save
 
 
+def workers_of(params: Tuning) -> int:
+    """How many workers each process has: as params say, but all processes of this machine no more than it has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(params.workers, max(1, cores // params.processes))
+
+
 def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str, always_pictures: bool) -> TrainingArguments:
     """What the Trainer is told, of so many steps of so many batches each.
 
@@ -152,8 +161,11 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         report_to=["mlflow"],
         remove_unused_columns=False,
         ddp_find_unused_parameters=not always_pictures and seeing != {"frozen"},
-        dataloader_num_workers=0,
+        dataloader_num_workers=workers_of(params),
+        dataloader_prefetch_factor=BATCHES_AHEAD if params.workers else None,
     )
     # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
     given._n_gpu = min(1, given.n_gpu)
+    # Copies of this process, which share the trees and the caches with it; Python would start anew from 3.14 on.
+    given.dataloader_multiprocessing_context = "fork" if params.workers else None
     return given

@@ -1,11 +1,12 @@
 import hashlib
+import pickle
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus.images import ImageWriter
-from stages.corpus.pictures import places, read_images, read_looks, read_rows, shards_of, stores
+from stages.corpus.pictures import Pictures, places, read_images, read_looks, read_rows, shards_of, stores
 
 LOOKS = ["sha256", "width", "height", "whole", "phash"]
 
@@ -93,3 +94,16 @@ def test_a_picture_of_two_stores_is_placed_in_the_first(tmp_path):
     assert places(stores(tmp_path), pl.Series(digests)).sort("sha256").rows() == sorted(
         [(digests[0], 0, 0), (digests[1], 0, 0)]
     )
+
+
+def test_a_picture_is_read_when_it_is_asked_for_and_few_groups_are_held(groups, tmp_path):
+    digests, read = groups
+    pictures = Pictures.stored([tmp_path], [*digests, "unknown"])
+    assert read == []
+    assert set(pictures.places) == set(digests)
+    for number in (15, 11, 77, 15, 99, 42, 3, 15):
+        assert pictures[digests[number]] == str(number).encode() * 1000
+    assert read == [1, 7, 9, 4, 0], "what was asked for last is held, and of five groups four"
+    assert pictures[digests[79]] == b"79" * 1000
+    assert read[-1] == 7
+    assert pickle.loads(pickle.dumps(pictures.only(digests[:2])))[digests[1]] == b"1" * 1000
