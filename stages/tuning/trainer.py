@@ -37,7 +37,8 @@ class TreeTrainer(Trainer):
         super().__init__(*args, **given)
         if self.is_fsdp_enabled:
             # A family's class names the layers of every tower it might have; those it has not would be searched for in vain.
-            whole, mine = set(self.model._no_split_modules), {type(module).__name__ for module in self.model.modules()}
+            model: Any = self.model
+            whole, mine = set(model._no_split_modules), {type(module).__name__ for module in model.modules()}
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(whole & mine)
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
