@@ -177,10 +177,11 @@ def idefics3(tokenizer: Any) -> Built:
 def smolvlm(tokenizer: Any) -> Built:
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil, SmolVLMProcessor
 
+    tokenizer = named(tokenizer, fake_image_token="<fake_token_around_image>", global_image_token="<global-img>")
     processor = without_video(
         SmolVLMProcessor,
         image_processor=SmolVLMImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}),
-        tokenizer=named(tokenizer, fake_image_token="<fake_token_around_image>", global_image_token="<global-img>"),
+        tokenizer=tokenizer,
         image_seq_len=1,
         chat_template=CHAT_TEMPLATE,
     )
@@ -197,16 +198,17 @@ def internvl(tokenizer: Any) -> Built:
     from transformers import GotOcr2ImageProcessorPil, InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor
 
     shown = "<IMG_CONTEXT>"
+    tokenizer = named(
+        tokenizer,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token=shown,
+        video_token="<video>",
+    )
     processor = without_video(
         InternVLProcessor,
         image_processor=GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}),
-        tokenizer=named(
-            tokenizer,
-            start_image_token="<img>",
-            end_image_token="</img>",
-            context_image_token=shown,
-            video_token="<video>",
-        ),
+        tokenizer=tokenizer,
         image_seq_length=1,
         chat_template=CHAT_TEMPLATE.replace(IMAGE, shown),
     )
