@@ -6,27 +6,27 @@ import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
-from stages.models.plan import apply_plan, trainable
+from stages.models.plan import apply_plan
+from stages.models.quantized import four_bits
 from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
+from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole, tuned_tensors
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
 from stages.tuning.learnt import learnt
-from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
-from stages.tuning.record import curve_of, summarise, tracked
+from stages.tuning.precision import WatchPrecision, held_in
+from stages.tuning.record import curve_of, plan_of, summarise, tracked
+from stages.tuning.saving import save, some_inputs
 from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
 
 
@@ -58,7 +58,7 @@ def tune(
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
     stock = "eager" if device == "cpu" else "sdpa"
-    loaded = load_model(base, attention=stock)
+    loaded = load_model(base, held_in(params), stock, four_bits(base, params.parts, params.lora, device))
     if (missing := unfed(loaded)) is not None:
         raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
     unfit = why_not_shared(loaded.config)
@@ -78,21 +78,24 @@ def tune(
     data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
+        params,
         model=tuned,
         args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
         train_dataset=data,
         data_collator=collator,
-        callbacks=[LogAtCheckpoints(), MarkWhole()],
-        optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
+        callbacks=[WatchPrecision(params), LogAtCheckpoints(), MarkWhole()],
     )
     first = trainer.is_world_process_zero()
     if first:
         discard_others(work)
-    with tracked(stage, params, work) if first else contextlib.nullcontext():
+    plan = plan_of(tuned, params)
+    with tracked(stage, params, work, plan, tuned) if first else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=last_whole(work))
     if first:
-        summary = summarise(trainer, trees, len(again), reason)
-        save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
+        summary = summarise(trainer, trees, len(again), reason) | {"parts": plan}
+        trainer.forget_optimizer()
+        asked = some_inputs(trees, pixels, processor)
+        summary |= save(tuned_tensors(tuned), processor, base, model, params, asked, device)
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
         write(ledger, learnt(stage, own, again, steps))
@@ -143,11 +146,3 @@ def batched(
         )
     batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
     return [[[units[index] for index in batch] for batch in step] for step in batches]
-
-
-def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:
-    """Write the model with LoRA merged in, its processor, and the list of what was tuned, as one transformers folder."""
-    plain: PreTrainedModel = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

@@ -24,7 +24,8 @@ class Tuning(Section):
     workers: NonNegativeInt
     """Processes beside each that tunes, which make its next batches ready; 0: it does so itself, between two passes."""
     precision: Literal["bf16", "fp32", "pure_bf16"]
-    """bf16 is autocast over fp32 weights; pure_bf16 has weights in bf16 too, half the memory; fp32 is plain."""
+    """bf16: autocast over fp32 weights; fp32: plain. pure_bf16: half the memory, for weights are in bf16 too, all but LoRA's
+    factors. They are rounded by chance, so that small steps count in the mean; but each keeps eight bits."""
     checkpoint_activations: bool
     """Forget what layers computed and compute it again for the gradient: less memory, a third more work."""
     cache_features: bool
@@ -70,6 +71,12 @@ class Tuning(Section):
     def _something_is_tuned(self) -> Self:
         if set(self.parts.model_dump().values()) == {"frozen"}:
             raise ValueError("every part is frozen: nothing would be tuned; set one of parts.* to full or lora")
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_compute_in_bf16(self) -> Self:
+        if self.lora.quantize == "nf4" and self.precision == "fp32" and "lora" in self.parts.model_dump().values():
+            raise ValueError("lora.quantize nf4 computes in bf16, and precision is fp32; set precision: bf16 or pure_bf16")
         return self
 
     @model_validator(mode="after")

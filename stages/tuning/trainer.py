@@ -8,8 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stages.models.plan import check_plan
 from stages.tuning.checkpoints import TUNED, tuned_tensors
+from stages.tuning.optimizer import optimizer_of
 from stages.tuning.params import Tuning
+from stages.tuning.precision import is_autocast
 
 LOG_EVERY_STEPS = 10
 
@@ -23,6 +26,19 @@ class TreeTrainer(Trainer):
 
     # compute_loss divides by the whole step; some families' classes would make the Trainer divide by its batches again.
     loss_is_scaled_for_ga = True
+
+    def __init__(self, params: Tuning, **given: Any) -> None:
+        """`given`: as transformers' Trainer takes it."""
+        self.params = params
+        super().__init__(**given)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer over what is tuned; by now nothing may stand between the plan and that."""
+        planned: Any = self.model if model is None else model
+        check_plan(planned, self.params.parts, self.params.lora)
+        if self.optimizer is None:
+            self.optimizer = optimizer_of(planned, self.params)
+        return self.optimizer
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
@@ -41,6 +57,13 @@ class TreeTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(total).sum()
+
+    def forget_optimizer(self) -> None:
+        """Give back the memory of the optimizer's state and of the gradients: the run is over, and the proof wants room."""
+        gradients: Any = self.model
+        gradients.zero_grad()
+        self.optimizer = self.lr_scheduler = None
+        self.accelerator.free_memory()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
@@ -81,7 +104,9 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         warmup_steps=round(params.warmup * steps),
         weight_decay=params.weight_decay,
         adam_beta2=params.beta2,
-        bf16=params.precision == "bf16",
+        bf16=is_autocast(params),
+        activation_checkpointing=params.checkpoint_activations,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=device == "cpu",
         seed=params.seed,
         save_steps=params.checkpoint_steps,

@@ -15,8 +15,8 @@ def test_align_goes_on_from_the_model_that_train_made(place, tiny_model, tuning)
 
     rendered, ingested = place / "rendered", place / "ingested"
     train(TrainParams.model_validate({**tuning, "epochs": 5.0}), rendered, rendered, ingested, tiny_model, *files[0])
-    gentle = AlignParams.model_validate({**tuning, "learning_rate": 0.0001, "dose": 20})
-    align(gentle, rendered, rendered, ingested, outs[0] / "model", *files[1])
+    gentle = AlignParams.model_validate({**tuning, "learning_rate": 0.0001, "dose": 20, "begin": "train"})
+    align(gentle, rendered, rendered, ingested, outs[0] / "model", tiny_model, *files[1])
 
     base, trained, aligned = (
         load_file(folder / "model.safetensors") for folder in (tiny_model, *(one / "model" for one in outs))

@@ -146,7 +146,7 @@ def test_a_run_whose_curve_lies_in_a_store_that_is_gone_begins_another(place, ti
     work = place / "work"
     work.mkdir()
     (work / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef")
-    with record.tracked("train", PARAMS, work):
+    with record.tracked("train", PARAMS, work, {}, torch.nn.Linear(1, 1)):
         pass
     assert record.is_tracked((work / "mlflow_run_id").read_text())
 

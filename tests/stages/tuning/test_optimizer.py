@@ -7,7 +7,7 @@ import torch
 
 from stages.models.loading import load_model
 from stages.models.plan import apply_plan
-from stages.tuning.optimizer import Muon, matrices, muon_and_adamw
+from stages.tuning.optimizer import Muon, matrices, optimizer_of
 from stages.tuning.params import Tuning
 
 
@@ -34,7 +34,7 @@ def stepped_once(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> No
 
 def test_every_tuned_parameter_is_stepped_by_exactly_one_of_the_two(tiny_model, params):
     model = planned(tiny_model, params)
-    optimizer = muon_and_adamw(model, params)
+    optimizer = optimizer_of(model, params)
 
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -59,7 +59,7 @@ def test_a_muon_step_moves_every_direction_of_a_matrix_alike(tiny_model, params)
     weight = matrices(model)[0]
     before = weight.detach().clone()
 
-    stepped_once(model, muon_and_adamw(model, params))
+    stepped_once(model, optimizer_of(model, params))
 
     moved = torch.linalg.svdvals(weight.detach() - before)
     scale = 0.2 * params.muon_learning_rate * max(weight.shape) ** 0.5
@@ -95,7 +95,7 @@ def test_norms_and_biases_do_not_decay(tiny_model, params):
     model = planned(tiny_model, params)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
-    groups = muon_and_adamw(model, Tuning.model_validate({**params.model_dump(), "weight_decay": 0.1})).param_groups
+    groups = optimizer_of(model, Tuning.model_validate({**params.model_dump(), "weight_decay": 0.1})).param_groups
 
     spared = {names[id(parameter)] for group in groups if not group["weight_decay"] for parameter in group["params"]}
     assert any("norm" in name for name in spared)
@@ -105,7 +105,7 @@ def test_norms_and_biases_do_not_decay(tiny_model, params):
 
 def test_a_schedule_reaches_the_rates_of_both(tiny_model, params):
     model = planned(tiny_model, params)
-    optimizer = muon_and_adamw(model, params)
+    optimizer = optimizer_of(model, params)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
 
     stepped_once(model, optimizer)
@@ -116,9 +116,9 @@ def test_a_schedule_reaches_the_rates_of_both(tiny_model, params):
 
 def test_a_state_that_is_saved_and_loaded_goes_on_as_if_never_saved(tiny_model, params):
     one, other = planned(tiny_model, params), planned(tiny_model, params)
-    first = muon_and_adamw(one, params)
+    first = optimizer_of(one, params)
     stepped_once(one, first)
-    second = muon_and_adamw(other, params)
+    second = optimizer_of(other, params)
     with torch.no_grad():
         for mine, theirs in zip(other.parameters(), one.parameters(), strict=True):
             mine.copy_(theirs)
@@ -133,4 +133,4 @@ def test_a_state_that_is_saved_and_loaded_goes_on_as_if_never_saved(tiny_model, 
 def test_muon_without_a_matrix_to_step_is_refused_with_the_way_out(tiny_model, params):
     only_lora = with_parts(params, vision_tower="frozen", connector="frozen", language_model="lora")
     with pytest.raises(ValueError, match=r"parts\.\* leaves none; set optimizer: adamw"):
-        muon_and_adamw(planned(tiny_model, only_lora), only_lora)
+        optimizer_of(planned(tiny_model, only_lora), only_lora)
