@@ -161,35 +161,24 @@ def check_plan(model: nn.Module, parts: Parts, lora: Lora) -> None:
 
 
 def _wanted(model: nn.Module, parts: Parts, lora: Lora) -> set[str]:
-    """Bare names of the parameters that the plan wants tuned in `model`, with LoRA's factors in it or without.
-
-    Raises:
-        ValueError: one tensor lies in two parts (tied weights) of which the plan wants different things.
-    """
+    """Bare names of the parameters that the plan wants tuned in `model`, with LoRA's factors in it or without."""
     plan, unread = parts.model_dump(), unread_parameters(model)
     factors = ["lora_A.default.weight", "lora_B.default.weight"]
     if lora.dora:
         factors.append("lora_magnitude_vector.default.weight")
     wanted: set[str] = set()
-    known: dict[int, str] = {}
+    known: set[int] = set()
     for name, module in model.named_modules():
-        if "lora_" in name:
-            continue
         for own, parameter in module.named_parameters(recurse=False):
             full = bare(f"{name}.{own}".lstrip("."))
-            part = part_of(full)
-            first = known.setdefault(id(parameter), full)
-            if plan[part_of(first)] != plan[part]:
-                raise ValueError(
-                    f"{first} and {full} are one tensor, but parts.{part_of(first)} is {plan[part_of(first)]} and parts.{part} "
-                    f"is {plan[part]}; set both alike in params.yaml"
-                )
-            if first != full or full in unread:
-                continue  # tied weights are one parameter, named once
-            layer, _, kind = full.rpartition(".")
-            if plan[part] == "full":
-                wanted.add(full)
+            # Tied weights, such as a head's that are the embeddings', are one parameter under its first name.
+            if "lora_" in full or full in unread or id(parameter) in known:
+                continue
+            known.add(id(parameter))
+            how, part, (layer, _, kind) = plan[part_of(full)], part_of(full), full.rpartition(".")
             is_target = part == "connector" or layer.rpartition(".")[2] in LORA_TARGETS
-            if plan[part] == "lora" and isinstance(module, nn.Linear) and kind == "weight" and is_target:
+            if how == "full":
+                wanted.add(full)
+            elif how == "lora" and isinstance(module, nn.Linear) and kind == "weight" and is_target:
                 wanted |= {f"{layer}.{factor}" for factor in factors}
     return wanted
