@@ -15,6 +15,7 @@ from stages.tuning import saving
 from stages.tuning.checkpoints import tuned_tensors
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
+from stages.tuning.precision import saved_in
 
 MIXED = {"vision_tower": "lora", "connector": "full", "language_model": "lora"}
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0, "dora": False, "rslora": False, "quantize": "none"}
@@ -26,7 +27,7 @@ def with_(tuning: dict[str, Any], **changes: Any) -> Tuning:
 
 def learnt(base: Path, params: Tuning, amount: float = 0.1) -> dict[str, torch.Tensor]:
     """The tuned parameters as if they had learnt: each moved by chance."""
-    tuned = tuned_tensors(apply_plan(load_model(base, saving.saved_in(params)), params.parts, params.lora))
+    tuned = tuned_tensors(apply_plan(load_model(base, saved_in(params)), params.parts, params.lora))
     torch.manual_seed(5)
     return {name: tensor + amount * torch.randn_like(tensor) for name, tensor in tuned.items()}
 
