@@ -8,7 +8,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils import logging
 
 from stages.models.sections import check_pinned
@@ -46,13 +53,18 @@ def fetch(model: str, revision: str | None, folder: Path) -> None:
 
 
 def load_model(
-    folder: Path, dtype: torch.dtype = torch.float32, attention: str | dict[str, str] | None = None
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    attention: str | dict[str, str] | None = None,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
     """The model in `folder`.
 
     `attention` is one of transformers' implementations (`sdpa`, `eager`), or one for each part; None is the model's own choice.
+    `quantization` says which of its layers are held in fewer bits (`quantized.four_bits`).
     """
-    kwargs = {} if attention is None else {"attn_implementation": attention}
+    given = {"attn_implementation": attention, "quantization_config": quantization}
+    kwargs = {name: value for name, value in given.items() if value is not None}
     return AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **kwargs
     )

@@ -6,32 +6,28 @@ import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-import mlflow
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
-from stages.models.plan import apply_plan, trainable
-from stages.running.compute import used
+from stages.models.plan import apply_plan
+from stages.models.quantized import four_bits
 from stages.trees import attention, tree
-from stages.trees.families import family_of, rows_of, unfed, why_not_shared
+from stages.trees.batch import separate_rows
+from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.accelerated import shared_out
-from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
+from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole, tuned_tensors
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
-from stages.tuning.features import Features
 from stages.tuning.learnt import learnt
-from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
-from stages.tuning.record import curve_of, summarise, tracked
-from stages.tuning.several import refuse_different
-from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments, workers_of
+from stages.tuning.precision import WatchPrecision, held_in
+from stages.tuning.record import curve_of, plan_of, summarise, tracked
+from stages.tuning.saving import save, some_inputs
+from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
 
 
 def tune(
@@ -60,10 +56,9 @@ def tune(
     again = replayed(tree.read_all(former), params.replay, params.seed) if params.replay else []
     trees = own + again
     device = resolve_device(params.device)
-    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths. Elsewhere it is the
-    # model's own choice: torch's fused one, but for those that cap their scores.
-    stock = "eager" if device == "cpu" else None
-    loaded = load_model(base, attention=stock)
+    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
+    stock = "eager" if device == "cpu" else "sdpa"
+    loaded = load_model(base, held_in(params), stock, four_bits(base, params.parts, params.lora, device))
     if (missing := unfed(loaded)) is not None:
         raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
     unfit = why_not_shared(loaded.config)
@@ -73,39 +68,34 @@ def tune(
     if unfit is None:
         loaded.set_attn_implementation({"text_config": attention.NAME})
     refuse_idle(stage, params, trees)
-    refuse_bare(stage, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
     processor = load_processor(base)
+    pixels = Pixels(ingested, trees, processor)
+    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
-    batches = batched(stage, params, [[one] if reason is None else rows_of(loaded.config, one) for one in trees], steps)
+    batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
     data = Ordered([batch for step in batches for batch in step])
-    learnt_from = [trees[index] for index in sorted({index for step in steps for index in step})]
-    pixels = Pixels(ingested, learnt_from, processor, base, fillers(params), cached=not params.cache_features)
-    pictures = Features(stage, params, loaded, pixels, device, workers_of(params)) if params.cache_features else pixels
-    family, way = family_of(loaded), attention.way_on(device)
-    collator = Collator(pictures, processor, unfit is None, params.weighting, family, way)
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
+        params,
         model=tuned,
         args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
         train_dataset=data,
         data_collator=collator,
-        callbacks=[LogAtCheckpoints(), MarkWhole()],
-        optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
+        callbacks=[WatchPrecision(params), LogAtCheckpoints(), MarkWhole()],
     )
-    first, begun = trainer.is_world_process_zero(), last_whole(work)
-    refuse_different(stage, digest=work.name, checkpoint=begun)
+    first = trainer.is_world_process_zero()
     if first:
         discard_others(work)
-    with tracked(stage, params, work) if first else contextlib.nullcontext():
-        if first:
-            mlflow.set_tag("pictures", pictures.told)
-        trainer.train(resume_from_checkpoint=begun)
-    whole = trainer.whole_model(lambda: apply_plan(load_model(base, attention=stock), params.parts, params.lora))
+    plan = plan_of(tuned, params)
+    with tracked(stage, params, work, plan, tuned) if first else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=last_whole(work))
     if first:
-        summary = summarise(trainer, trees, len(again), reason)
-        save(whole, processor, model, trainable(tuned))
+        summary = summarise(trainer, trees, len(again), reason) | {"parts": plan}
+        trainer.forget_optimizer()
+        asked = some_inputs(trees, pixels, processor)
+        summary |= save(tuned_tensors(tuned), processor, base, model, params, asked, device)
         metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         curve_of(trainer).to_csv(curve, index=False)
         write(ledger, learnt(stage, own, again, steps))
@@ -125,28 +115,6 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
             f"{stage}.parts.language_model is frozen, so nothing would learn from them; set it to full or lora, or take only "
             f"sources with pictures (curate.{stage}.sources) in params.yaml"
         )
-
-
-def refuse_bare(stage: str, trees: Sequence[Tree]) -> None:
-    """Refuse trees without a picture where processes share the model out.
-
-    Raises:
-        ValueError: some have none, and a process whose batch has none would not ask for the tower's layers, for whose parts
-            the others would wait.
-    """
-    bare = [one.branches[0] for one in trees if not one.images]
-    if bare and shared_out():
-        raise ValueError(
-            f"{len(bare)} conversations of {stage} have no picture (first: row {bare[0].row} of source {bare[0].source}), and "
-            f"{stage}.accelerate shares the model out, which works only where all have one; take a config of distributed_type "
-            f"MULTI_GPU, or only sources with pictures (curate.{stage}.sources) in params.yaml"
-        )
-
-
-def fillers(params: Tuning) -> int:
-    """How many processes fill a cache, for each that tunes: its workers, or where it is alone, as many as may compute."""
-    alone = params.processes == 1 and used().engine == "local"
-    return max(1, workers_of(params), used().processes if alone else 1)
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
@@ -178,11 +146,3 @@ def batched(
         )
     batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
     return [[[units[index] for index in batch] for batch in step] for step in batches]
-
-
-def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:
-    """Write the model with LoRA merged in, its processor, and the list of what was tuned, as one transformers folder."""
-    plain: PreTrainedModel = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

@@ -1,14 +1,19 @@
-"""Optimizers: AdamW alone, or Muon for the layers' matrices beside it."""
+"""Optimizers: AdamW alone, or Muon for the layers' matrices beside it; each part at its own learning rate."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import distributed, nn
+from transformers.trainer_pt_utils import get_parameter_names
 
+from stages.models.plan import part_of
 from stages.tuning.params import Tuning
+
+SPARED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+"""What does not decay, by name, as in transformers' Trainer; nor does anything of a LayerNorm."""
 
 
 def matrices(model: Any) -> list[torch.Tensor]:
@@ -24,31 +29,132 @@ def matrices(model: Any) -> list[torch.Tensor]:
     ]
 
 
-def muon_and_adamw(model: Any, params: Tuning) -> "Side":
-    """Muon and AdamW over all that is tuned, each parameter in one of them.
+def optimizer_of(model: Any, params: Tuning) -> torch.optim.Optimizer:
+    """AdamW over all that is tuned, or Muon and AdamW, each parameter in one of them.
 
     Muon's update is scaled to the root mean square of AdamW's ("Muon is Scalable for LLM Training", Liu et al. 2025, eq. 4).
+
+    Raises:
+        ValueError: Muon was asked for and has nothing to step.
     """
-    stepped = matrices(model)
-    known = {id(parameter) for parameter in stepped}
-    others = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in known]
-    if not stepped:
+    tuned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = {id(parameter): name for name, parameter in tuned.items()}
+    stepped = [] if params.optimizer == "adamw" else [names[id(parameter)] for parameter in matrices(model)]
+    if params.optimizer == "muon" and not stepped:
         raise ValueError(
             "optimizer: muon needs linear layers that are tuned in full, and parts.* leaves none; "
             "set optimizer: adamw in params.yaml, or a part to full"
         )
-    decay = params.weight_decay
-    muon = Muon(stepped, lr=params.muon_learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-    if not others:
-        return Side(muon)
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in others if parameter.ndim > 1]},
-        # Norms and biases do not decay, as with the Trainer's own AdamW.
-        {"params": [parameter for parameter in others if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    # AdamW first: the curve shows the first group's rate, and it is what `learning_rate` says.
-    return Side(torch.optim.AdamW(groups, lr=params.learning_rate, betas=(0.9, params.beta2), weight_decay=decay), muon)
+    others = {name: parameter for name, parameter in tuned.items() if name not in set(stepped)}
+    if params.optimizer == "adamw":
+        decays = set(get_parameter_names(model, [nn.LayerNorm], SPARED))
+    else:  # beside Muon no vector decays
+        decays = {name for name, parameter in others.items() if parameter.ndim > 1}
+    # AdamW first, and in it the stage's own rate: the curve shows the first group's, and it is what `learning_rate` says.
+    each = adamw(others, decays, params)
+    if stepped:
+        groups = [
+            {
+                "params": [tuned[name] for name in some],
+                "lr": params.muon_learning_rate * (rate / params.learning_rate),
+                "seed": params.seed,
+            }
+            for rate, some in by_rate(stepped, params)
+        ]
+        each.append(
+            Muon(groups, lr=params.muon_learning_rate, weight_decay=params.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return Side(*each) if stepped or len(each) > 1 else each[0]
+
+
+def adamw(parameters: dict[str, nn.Parameter], decays: set[str], params: Tuning) -> list[torch.optim.Optimizer]:
+    """AdamW over `parameters`, of which those in `decays` decay: torch's, and ours for weights held in bfloat16."""
+    made: list[torch.optim.Optimizer] = []
+    common: dict[str, Any] = {
+        "lr": params.learning_rate,
+        "betas": (0.9, params.beta2),
+        "weight_decay": params.weight_decay,
+    }
+    for is_short in (False, True):
+        mine = {name: one for name, one in parameters.items() if (one.dtype == torch.bfloat16) == is_short}
+        groups: list[dict[str, Any]] = []
+        for rate, some in by_rate(mine, params):
+            for spared in (False, True):
+                members = [mine[name] for name in some if (name not in decays) == spared]
+                if members:
+                    groups.append({"params": members, "lr": rate, **({"weight_decay": 0.0} if spared else {})})
+        if groups and is_short:
+            made.append(RoundedAdamW(groups, seed=params.seed, **common))
+        elif groups:
+            # One kernel for all. Beside Muon on CPU it is not asked for: it gives other last bits than runs had before.
+            fused = params.optimizer == "adamw" or groups[0]["params"][0].is_cuda
+            made.append(torch.optim.AdamW(groups, fused=fused, **common))
+    return made
+
+
+def rate_of(part: str, params: Tuning) -> float:
+    """AdamW's peak learning rate in a part."""
+    own: float | None = getattr(params.learning_rates, part)
+    return params.learning_rate if own is None else own
+
+
+def by_rate(names: Iterable[str], params: Tuning) -> list[tuple[float, list[str]]]:
+    """AdamW's peak learning rates and the parameters that have them, the stage's own first; parameters in their order."""
+    found: defaultdict[float, list[str]] = defaultdict(list)
+    for name in names:
+        found[rate_of(part_of(name), params)].append(name)
+    return sorted(found.items(), key=lambda one: (one[0] != params.learning_rate, one[0]))
+
+
+class RoundedAdamW(torch.optim.Optimizer):
+    """AdamW for weights in bfloat16: computed in float32, and rounded by chance, up as often as a value is nearer to the upper.
+
+    bfloat16 has eight bits of precision. A step of 1e-5 on a weight of 0.02 is far below half of its last bit: rounded to the
+    nearest it would be lost, in every step, and the memory of squared gradients would stand still at a beta2 of 0.999. Rounded
+    by chance both are right in the mean (Gupta et al. 2015; Zamirai et al. 2020 for bfloat16). Weight and state take 6 bytes.
+
+    What is drawn hangs on the seed and the number of the step alone: a resumed run draws the same, and so do all processes.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float, seed: int) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": 1e-8, "seed": seed})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Step every parameter that has a gradient; a closure, which would run several times, is refused."""
+        assert closure is None, "this optimizer takes no closure"
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            drawn = drawing(group)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter))
+                state["step"] += 1
+                gradient = parameter.grad.float()
+                mean = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
+                square = state["exp_avg_sq"].float().lerp_(gradient.square(), 1 - beta2)
+                scale = square.div(1 - beta2 ** state["step"]).sqrt_().add_(group["eps"])
+                value = parameter.float().mul_(1 - group["lr"] * group["weight_decay"])
+                value.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1 ** state["step"]))
+                for held, exact in ((parameter, value), (state["exp_avg"], mean), (state["exp_avg_sq"], square)):
+                    held.copy_(rounded(exact, drawn))
+
+
+def drawing(group: dict[str, Any]) -> torch.Generator:
+    """What one step of a group draws from; counts the step in the group, which is saved and resumed with the state."""
+    group["steps"] = group.get("steps", 0) + 1
+    drawn = torch.Generator(group["params"][0].device)
+    return drawn.manual_seed((group["seed"] * 2**32 + group["steps"]) % 2**63)
+
+
+def rounded(value: torch.Tensor, drawn: torch.Generator) -> torch.Tensor:
+    """float32 → bfloat16: one of the two neighbours, as often as the value is near to each. Same shape."""
+    # The lower 16 bits are what is cut off; adding to them anything below 2^16 carries over as often as they are large.
+    noise = torch.randint(0, 2**16, value.shape, generator=drawn, device=value.device, dtype=torch.int32)
+    return ((value.view(torch.int32) + noise) & -(2**16)).view(torch.float32).bfloat16()
 
 
 class Muon(torch.optim.Muon):
@@ -68,9 +174,13 @@ class Muon(torch.optim.Muon):
                 continue
             directions = [self._direction(parameter, group["momentum"]) for parameter in stepped]
             made = orthogonalised(directions, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            drawn = drawing(group) if stepped[0].dtype == torch.bfloat16 else None
             for parameter, update in zip(stepped, made, strict=True):
                 rate = group["lr"] * 0.2 * max(parameter.shape) ** 0.5  # "Muon is Scalable for LLM Training", eq. 4
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                value = parameter if drawn is None else parameter.float()
+                value.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                if drawn is not None:
+                    parameter.copy_(rounded(value, drawn))
 
     def _direction(self, parameter: torch.Tensor, momentum: float) -> torch.Tensor:
         """Where Nesterov's momentum points, which is brought up to date."""

@@ -24,7 +24,8 @@ class Tuning(Section):
     workers: NonNegativeInt
     """Processes beside each that tunes, in all no more than cores, which make its next batches ready; 0: it does so itself."""
     precision: Literal["bf16", "fp32", "pure_bf16"]
-    """bf16 is autocast over fp32 weights; pure_bf16 has weights in bf16 too, half the memory; fp32 is plain."""
+    """bf16: autocast over fp32 weights; fp32: plain. pure_bf16: half the memory, for weights are in bf16 too, all but LoRA's
+    factors. They are rounded by chance, so that small steps count in the mean; but each keeps eight bits."""
     checkpoint_activations: bool
     """Forget what layers computed and compute it again for the gradient: less memory, a third more work."""
     cache_features: bool
@@ -79,6 +80,12 @@ class Tuning(Section):
                 f"cache_features is true, but parts.vision_tower is {self.parts.vision_tower}, so what it makes of a picture "
                 "changes with every step; set it to frozen, or cache_features to false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_compute_in_bf16(self) -> Self:
+        if self.lora.quantize == "nf4" and self.precision == "fp32" and "lora" in self.parts.model_dump().values():
+            raise ValueError("lora.quantize nf4 computes in bf16, and precision is fp32; set precision: bf16 or pure_bf16")
         return self
 
     @model_validator(mode="after")

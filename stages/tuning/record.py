@@ -1,7 +1,7 @@
 """What a run leaves behind of itself: its curve, its metrics, and its run in MLflow."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from transformers import Trainer
 
-from stages.models.plan import trainable
+from stages.models.plan import sizes, trainable
 from stages.running.tracking import use_tracking
 from stages.trees.tree import Tree
+from stages.tuning.optimizer import rate_of
 from stages.tuning.params import Tuning
 
 
 @contextlib.contextmanager
-def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
-    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
+def tracked(stage: str, params: Tuning, work: Path, plan: Mapping[str, Mapping[str, Any]], model: Any) -> Iterator[None]:
+    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began.
+
+    The run also has the `plan` (`plan_of`), and the names and sizes of what is tuned in `model`.
+    """
     use_tracking()
     begun = work / "mlflow_run_id"
     known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
@@ -31,6 +35,8 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
             fresh.replace(begun)
             mlflow.set_tag("stage", stage)
             mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
+            mlflow.log_params({f"{stage}.{part}.{key}": value for part, one in plan.items() for key, value in one.items()})
+            mlflow.log_dict(trainable(model), "tuned_parameters.json")
         yield
 
 
@@ -43,6 +49,20 @@ def is_tracked(run_id: str) -> bool:
             return False
         raise
     return run.info.lifecycle_stage == "active"
+
+
+def plan_of(model: Any, params: Tuning) -> dict[str, dict[str, Any]]:
+    """Of each part: how it is tuned, its parameters (LoRA's among them), those that are tuned, and AdamW's peak rate."""
+    found = list(sizes(model))
+    return {
+        part: {
+            "how": how,
+            "parameters": sum(size for _, where, size, _ in found if where == part),
+            "tuned": sum(size for _, where, size, is_tuned in found if where == part and is_tuned),
+            "learning_rate": None if how == "frozen" else rate_of(part, params),
+        }
+        for part, how in params.parts.model_dump().items()
+    }
 
 
 def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
@@ -58,7 +78,7 @@ def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: st
         "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),
         "loss_first": round(float(losses.iloc[0]), 4),
         "loss_last": round(float(losses.tail(5).mean()), 4),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(size for _, _, size, _ in sizes(model)),
         "parameters_tuned": sum(trainable(model).values()),
         "prefix_shared": reason is None,
         "prefix_not_shared_because": reason or "",

@@ -1,7 +1,10 @@
+import json
+
 import mlflow
 import pandas as pd
 import pytest
 
+from stages.models.plan import part_of
 from stages.train import Params, train
 
 
@@ -20,6 +23,32 @@ def test_the_loss_falls_and_its_curve_is_in_the_file_and_in_mlflow(place, tiny_m
     live = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert {point.step: point.value for point in live} == pytest.approx(dict(zip(curve["step"], curve["loss"], strict=True)))
     assert run.data.params["train.epochs"] == "20.0"
+
+
+def test_the_plan_and_what_it_tunes_are_in_mlflow_and_in_the_metrics(place, tiny_model, tuning):
+    parts = {"vision_tower": "frozen", "connector": "full", "language_model": "lora"}
+    rates = {"vision_tower": None, "connector": 0.002, "language_model": None}
+    params = Params.model_validate({**tuning, "parts": parts, "learning_rates": rates, "epochs": 1.0})
+
+    rendered = place / "rendered"
+    files = [place / name for name in ("model", "m.json", "c.csv", "ledger.parquet")]
+    train(params, rendered, rendered, place / "ingested", tiny_model, *files)
+
+    told = json.loads((place / "m.json").read_text())
+    listed = json.loads((place / "model" / "tuned_parameters.json").read_text())
+    assert {part: one["how"] for part, one in told["parts"].items()} == parts
+    assert {part: one["learning_rate"] for part, one in told["parts"].items()} == {
+        "vision_tower": None, "connector": 0.002, "language_model": 0.01,
+    }  # fmt: skip
+    assert sum(one["parameters"] for one in told["parts"].values()) == told["parameters"]
+    for part, one in told["parts"].items():
+        assert one["tuned"] == sum(size for name, size in listed.items() if part_of(name) == part)
+    assert told["saved_from_tuned"] == 0
+    assert told["saved_from_base"] > 0.01
+    run = mlflow.MlflowClient().search_runs(["1"], "tags.stage = 'train'", max_results=1)[0]
+    for part, one in told["parts"].items():
+        assert {key: run.data.params[f"train.{part}.{key}"] for key in one} == {key: str(value) for key, value in one.items()}
+    assert mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/tuned_parameters.json") == listed
 
 
 @pytest.mark.slow

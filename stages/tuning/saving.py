@@ -1,0 +1,136 @@
+"""The tuned model as one transformers folder that loads without peft; and the proof that it is what was tuned.
+
+The folder is made from the base model's own files and the tuned parameters, by name: so what is frozen is the base's to the
+bit, what was held in four bits is merged whole, and what a Trainer leaves behind in a model and its config is not saved. Then
+it is loaded as any user would, and asked.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import ProcessorMixin
+
+from stages.models.loading import load_model
+from stages.models.plan import apply_plan, trainable
+from stages.trees.tree import Tree
+from stages.tuning.data import Collator
+from stages.tuning.params import Tuning
+from stages.tuning.pixels import Pixels
+from stages.tuning.precision import saved_in
+
+ASKED = 2
+"""Conversations with pictures, and as many without, on which the proof looks: the shortest there are."""
+TOLERANCE = 1e-4
+"""How far the saved model's logits may lie from those of adapter and base, in shares of the largest. Merging LoRA in float32
+moves them by some 1e-7; a weight that was lost or stands under another name, by 1e-2 and more."""
+MARGIN = 10
+"""How many times further from the base's logits they must lie than from those of adapter and base."""
+
+
+def save(
+    tuned: Mapping[str, torch.Tensor],
+    processor: ProcessorMixin,
+    base: Path,
+    folder: Path,
+    params: Tuning,
+    inputs: Mapping[str, Any],
+    device: str,
+) -> dict[str, float]:
+    """Write base and `tuned` as one transformers folder, with the processor and the list of what was tuned, and prove it.
+
+    Args:
+        tuned: The tuned parameters, by their names in the planned model.
+        processor: Goes into the folder too.
+        base: The folder of the model that the tuning began with.
+        folder: Is made.
+        params: The stage's.
+        inputs: Of the model's forward, on which it is asked (`some_inputs`).
+        device: Where it is asked, cpu or cuda.
+
+    Returns:
+        The logits' distance from adapter and base, and from the base alone, both as shares of the largest logit.
+
+    Raises:
+        RuntimeError: the folder's model is not what was tuned.
+        ValueError: it does not differ from the base: nothing was learnt.
+    """
+    untuned, adapted = _write(tuned, processor, base, folder, params, inputs, device)
+    plain: Any = load_model(folder, saved_in(params))
+    return prove(untuned, adapted, logits(plain.to(device), inputs), params)
+
+
+def _write(
+    tuned: Mapping[str, torch.Tensor],
+    processor: ProcessorMixin,
+    base: Path,
+    folder: Path,
+    params: Tuning,
+    inputs: Mapping[str, Any],
+    device: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Save; and the logits of the base, and of adapter and base. Apart, so that one model is gone before another is loaded."""
+    model: Any = load_model(base, saved_in(params))
+    model.to(device)
+    untuned = logits(model, inputs)
+    model = apply_plan(model, params.parts, params.lora)
+    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if own.keys() != tuned.keys():
+        raise RuntimeError(
+            f"{len(own.keys() ^ tuned.keys())} parameters were tuned and are unknown to the plan, or the other way round "
+            f"(first: {min(own.keys() ^ tuned.keys())}); nothing was saved"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tuned[name])
+    names = trainable(model)
+    adapted = logits(model, inputs)
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    plain.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    return untuned, adapted
+
+
+def prove(untuned: torch.Tensor, adapted: torch.Tensor, saved: torch.Tensor, params: Tuning) -> dict[str, float]:
+    """Hold the saved model's logits against those of adapter and base, and those of the base alone. [N, vocabulary] each.
+
+    Raises:
+        RuntimeError: they are not those of adapter and base.
+        ValueError: they are those of the base.
+    """
+    scale = float(adapted.abs().max())
+    off, changed = (float((saved - other).abs().max()) / scale for other in (adapted, untuned))
+    if not off <= TOLERANCE:  # so that a NaN is refused too
+        raise RuntimeError(
+            f"the saved model, loaded again, is not the one that was tuned: its logits lie {off:.2g} of the largest apart, and "
+            f"{TOLERANCE:g} is allowed; weights were lost, or stand in the file under names that are not read"
+        )
+    if changed <= MARGIN * off:
+        raise ValueError(
+            f"nothing was learnt: the tuned model's logits lie {changed:.2g} of the largest from its base's, and {off:.2g} is "
+            f"what merging and loading cost; raise learning_rate ({params.learning_rate:g}) or epochs ({params.epochs:g}) in "
+            "params.yaml"
+        )
+    return {"saved_from_tuned": round(off, 4), "saved_from_base": round(changed, 4)}
+
+
+def some_inputs(trees: Sequence[Tree], pixels: Pixels, processor: ProcessorMixin) -> dict[str, Any]:
+    """The shortest of `trees`' conversations, as plain padded rows that every model reads, whatever it was tuned on."""
+    rows = [Tree(one.images, one.prefix, one.branches[:1]) for one in trees]
+    rows.sort(key=lambda row: (row.tokens, row.images, row.branches[0].row))
+    some = [*[row for row in rows if row.images][:ASKED], *[row for row in rows if not row.images][:ASKED]]
+    inputs = Collator(pixels, processor, False, "token")([some])
+    return {name: one for name, one in inputs.items() if name not in ("labels", "weights")}
+
+
+@torch.no_grad()
+def logits(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """[N, vocabulary] float32 on the CPU: what `model` says at the positions that are asked."""
+    model.eval()
+    device = next(model.parameters()).device
+    given = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in inputs.items()}
+    seen: torch.Tensor = model(**given).logits
+    return seen.float().cpu()
