@@ -20,14 +20,14 @@ from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
-from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
+from stages.tuning.checkpoints import checkpoints, discard, last_whole, made_ready, refusing_full, ways
+from stages.tuning.data import Collator, order, packed, refuse_large
 from stages.tuning.learnt import learnt
 from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
 from stages.tuning.record import curve_of, summarise, tracked
-from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
+from stages.tuning.trainer import TreeTrainer, arguments
 
 
 def tune(
@@ -75,27 +75,27 @@ def tune(
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
     batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
-    data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
+        stage,
+        params,
+        batches,
         model=tuned,
         args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
-        train_dataset=data,
         data_collator=collator,
-        callbacks=[LogAtCheckpoints(), MarkWhole()],
         optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
     first = trainer.is_world_process_zero()
-    if first:
-        discard_others(work)
+    begun = made_ready(stage, params, work, tuned) if first else last_whole(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():
-        trainer.train(resume_from_checkpoint=last_whole(work))
+        trainer.train(resume_from_checkpoint=begun)
     if first:
-        summary = summarise(trainer, trees, len(again), reason)
-        save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
-        metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        curve_of(trainer).to_csv(curve, index=False)
-        write(ledger, learnt(stage, own, again, steps))
+        summary = summarise(trainer, trees, len(again), reason) | ways(work)
+        with refusing_full(model.parent, f"what {stage} has made"):
+            save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
+            metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            curve_of(trainer).to_csv(curve, index=False)
+            write(ledger, learnt(stage, own, again, steps))
         discard(work)
 
 

@@ -20,29 +20,35 @@ from stages.tuning.params import Tuning
 
 @contextlib.contextmanager
 def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
-    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began."""
+    """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began.
+
+    One that goes on in another way (in fewer processes, say) gets a new one, which names the former: MLflow's do not change.
+    """
     use_tracking()
     begun = work / "mlflow_run_id"
-    known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
-    with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
-        if not known:
-            fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
-            fresh.write_text(run.info.run_id)
-            fresh.replace(begun)
-            mlflow.set_tag("stage", stage)
-            mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
+    told = {f"{stage}.{key}": str(value) for key, value in params.model_dump().items()}
+    former = found(begun.read_text()) if begun.exists() else None
+    same = former is not None and all(former.data.params.get(key, value) == value for key, value in told.items())
+    with mlflow.start_run(run_id=former.info.run_id) if former and same else mlflow.start_run(run_name=stage) as run:
+        if former is not None and not same:
+            mlflow.set_tag("goes_on_from", former.info.run_id)
+        fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
+        fresh.write_text(run.info.run_id)
+        fresh.replace(begun)
+        mlflow.set_tag("stage", stage)
+        mlflow.log_params(told)
         yield
 
 
-def is_tracked(run_id: str) -> bool:
-    """Whether the store has that run; one begun before a kill may lie in another store, or in one since deleted."""
+def found(run_id: str) -> Run | None:
+    """The run of that id, if the store has it; one begun before a kill may lie in another store, or in one since deleted."""
     try:
         run: Run = mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return False
+            return None
         raise
-    return run.info.lifecycle_stage == "active"
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
