@@ -54,8 +54,9 @@ from stages.tuning.params import Tuning  # noqa: E402
 from stages.tuning.trainer import TreeTrainer  # noqa: E402
 
 OUTPUTS = ("model", "metrics.json", "curve.csv", "ledger.parquet")
-WHILE_LOADING = 0.25
-"""Share of the kills that come while a process loads; the others are spread evenly over the uninterrupted run's time."""
+WHILE_LOADING, WHILE_SAVING = 0.2, 0.1
+"""Shares of the kills that come while a process loads, and while one saves the result and removes the checkpoints, which are
+short; the others are spread evenly over the uninterrupted run's time."""
 OF_A_STEP = {"step", "updating", "writing", "putting_in_place", "in_place"}
 PARAMS = {
     "seed": 3,
@@ -158,9 +159,13 @@ def one_process(place: Path, kills: int, generator: random.Random) -> dict[str, 
     order = {place_of(event): number for number, event in reversed(list(enumerate(reference)))}
     loaded = next(event.seconds for event in reference if event.what == "step")
     end = reference[-1].seconds
+    saving = next(event.seconds for event in reference if event.what == "saving")
+    drawn = sorted(
+        generator.uniform(saving if generator.random() < WHILE_SAVING else 0, end) for _ in range(kills)
+    )  # in order, or the first would kill the last step, and all others what comes after it
     moments = [
-        (True, generator.uniform(0, loaded)) if generator.random() < WHILE_LOADING else (False, moment)
-        for moment in sorted(generator.uniform(0, end) for _ in range(kills))
+        (True, generator.uniform(0, loaded)) if moment < saving and generator.random() < WHILE_LOADING else (False, moment)
+        for moment in drawn
     ]
     found: list[Kill] = []
     runs, began = 1, time.monotonic()

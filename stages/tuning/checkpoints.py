@@ -112,7 +112,7 @@ def made_ready(stage: str, params: Tuning, work: Path, model: Any) -> str | None
 def ways(work: Path) -> dict[str, Any]:
     """For the metrics: where a run went on in another way than it began, how it was done, by the steps before each."""
     found = _ways(work)
-    return {"done": found} if len(found) > 1 else {}
+    return {"ways": found} if len(found) > 1 else {}
 
 
 def _ways(work: Path) -> dict[str, dict[str, Any]]:

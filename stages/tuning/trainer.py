@@ -100,12 +100,13 @@ class TreeTrainer(Trainer):
             alone: The other processes cannot take part.
         """
         self.guard.unlogged = unlogged
-        if self.state.global_step in (0, self.last_step()) or (alone and self.sharded):
-            return
-        if alone:
-            self._write()
-        else:
+        due = self.state.global_step not in (0, self.last_step())
+        if not alone:
+            self.accelerator.wait_for_everyone()  # until all have looked whether there is one
+        if due and not alone:
             self._save_checkpoint(self.model)
+        elif due and not self.sharded:
+            self._write()
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         work = Path(str(self.args.output_dir))

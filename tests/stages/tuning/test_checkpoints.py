@@ -317,7 +317,7 @@ def test_a_run_may_go_on_in_another_way_and_says_so(place, tiny_model, tuning, m
     resumed = tuned(place, tiny_model, {**given, "tokens_per_batch": 1000, "checkpoint_steps": 3}, "killed")
 
     mine, theirs = (json.loads((out / "metrics.json").read_text()) for out in (resumed, whole))
-    told = mine.pop("done")
+    told = mine.pop("ways")
     assert {step: (way["tokens_per_batch"], way["checkpoint_steps"]) for step, way in told.items()} == {
         "0": (36, 2),
         "2": (1000, 3),
