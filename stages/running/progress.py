@@ -9,10 +9,12 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], doing: str, unit: str = "row", total: int | None = None, done: int = 0) -> "tqdm[T]":
-    """`items` unchanged, with a line of rate and time left on stderr; where no person watches, a line every 10 s.
+def progress(
+    items: Iterable[T], doing: str, unit: str = "row", total: int | None = None, done: int = 0, seldom: float = 10
+) -> "tqdm[T]":
+    """`items` unchanged, with a line of rate and time left on stderr; where no person watches, a line every `seldom` seconds.
 
     `done`: of `total`, what was done before this.
     """
-    seldom = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(items, desc=doing, unit=unit, total=total, initial=done, mininterval=seldom, leave=True)
+    every = 0.2 if sys.stderr.isatty() else seldom
+    return tqdm(items, desc=doing, unit=unit, total=total, initial=done, mininterval=every, maxinterval=max(10, every))

@@ -205,7 +205,7 @@ class GoOn(TrainerCallback):
 
 
 class LogAtCheckpoints(TrainerCallback):
-    """Has the loss logged wherever a checkpoint is due, and so at the last step too."""
+    """Has the loss logged wherever a checkpoint is due, and so at the last step too: the curve reaches to the end."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the Trainer after each optimizer step, once it knows whether to save."""
@@ -224,7 +224,8 @@ class Shown(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the Trainer before the first step."""
         if state.is_world_process_zero:
-            self.bar = progress((), self.guard.stage, "step", total=state.max_steps, done=state.global_step)
+            # A run may take days, and its lines go to a file.
+            self.bar = progress((), self.guard.stage, "step", total=state.max_steps, done=state.global_step, seldom=60)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Called by the Trainer after each optimizer step."""

@@ -9,10 +9,11 @@ import torch
 
 from stages.trees import tree
 from stages.trees.tree import Branch, Tree
-from stages.tuning import launch, loop
+from stages.tuning import launch
 from stages.tuning.data import order
 from stages.tuning.guards import REMEMBERED, Guard, Stopped, is_out_of_memory
 from stages.tuning.params import Tuning
+from stages.tuning.pixels import Pixels
 from stages.tuning.trainer import TreeTrainer
 from tests.stages.tuning.test_checkpoints import digest, tuned
 
@@ -117,13 +118,13 @@ def in_second_step(tuning: dict[str, Any], place: Path) -> Tree:
 
 def spoil(patched: pytest.MonkeyPatch, digest_of_picture: str) -> None:
     """Have the processor make something of a picture that is no number."""
-    plain = loop.Pixels.__call__
+    plain = Pixels.__call__
 
     def spoilt(self, digests):
         made = plain(self, digests)
         return {name: tensor * float("nan") for name, tensor in made.items()} if digest_of_picture in digests else made
 
-    patched.setattr(loop.Pixels, "__call__", spoilt)
+    patched.setattr(Pixels, "__call__", spoilt)
 
 
 def fail(patched: pytest.MonkeyPatch, owner: Any, name: str, step: int, error: Exception) -> None:
