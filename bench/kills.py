@@ -210,7 +210,7 @@ def two_processes(place: Path, kills: int, generator: random.Random) -> dict[str
     params = {**PARAMS, "processes": 2, "epochs": 4.0}
     began = time.monotonic()
     process = started(place, "whole_together", params)
-    assert process.wait() == 0
+    ended_well(place, process)
     lasted = time.monotonic() - began
     whole = digests(place / "whole_together")
     steps = json.loads((place / "whole_together" / "metrics.json").read_text())["steps"]
@@ -240,7 +240,7 @@ def two_processes(place: Path, kills: int, generator: random.Random) -> dict[str
             }
         )
         print(f"kill {len(found)} of {kills} of two processes: {found[-1]}", file=sys.stderr, flush=True)
-    assert started(place, "killed_together", params).wait() == 0
+    ended_well(place, started(place, "killed_together", params))
     killed = digests(place / "killed_together")
     return {
         "steps": steps,
@@ -256,7 +256,14 @@ def started(place: Path, name: str, params: dict[str, Any]) -> "subprocess.Popen
     """A stage in a process of its own, which starts those that tune."""
     words = json.dumps([params, *map(str, paths(place, name))])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", STAGE, words], env=environment, stderr=subprocess.DEVNULL)
+    with (place / "said").open("w") as log:
+        return subprocess.Popen([sys.executable, "-c", STAGE, words], env=environment, stdout=log, stderr=log)
+
+
+def ended_well(place: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a stage that nobody kills."""
+    status = process.wait()
+    assert not status, f"it ended with {status}: {(place / 'said').read_text()[-2000:]}"
 
 
 def paths(place: Path, name: str) -> list[Path]:
