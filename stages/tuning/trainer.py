@@ -132,7 +132,9 @@ class TreeTrainer(Trainer):
                 (folder / name).write_text(text, encoding="utf-8")
             checkpoints.put_in_place(folder, work / folder.name)
             return
-        rest[TRAINER_STATE_NAME] = json.dumps(dataclasses.asdict(self.state), indent=1, sort_keys=True)
+        # When to save is for the process that goes on to say (`GoOn`).
+        state = dataclasses.asdict(self.state) | {"save_steps": None}
+        rest[TRAINER_STATE_NAME] = json.dumps(state, indent=1, sort_keys=True)
         states = {name: one.state_dict() for name, one in self._stateful().items()}
         checkpoints.write(work, step, checkpoints.tuned_tensors(self.model), states, rest, self.args.process_index)
 
