@@ -6,28 +6,28 @@ import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 from stages.corpus.ledger import write
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
-from stages.models.plan import apply_plan
-from stages.models.quantized import four_bits
+from stages.models.plan import apply_plan, trainable
 from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
-from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole, tuned_tensors
-from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
+from stages.tuning.checkpoints import checkpoints, discard, last_whole, made_ready, refusing_full, ways
+from stages.tuning.data import Collator, order, packed, refuse_large
 from stages.tuning.learnt import learnt
+from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
-from stages.tuning.precision import WatchPrecision, held_in
-from stages.tuning.record import curve_of, plan_of, summarise, tracked
-from stages.tuning.saving import save, some_inputs
-from stages.tuning.trainer import LogAtCheckpoints, TreeTrainer, arguments
+from stages.tuning.record import curve_of, summarise, tracked
+from stages.tuning.trainer import TreeTrainer, arguments
 
 
 def tune(
@@ -58,7 +58,7 @@ def tune(
     device = resolve_device(params.device)
     # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
     stock = "eager" if device == "cpu" else "sdpa"
-    loaded = load_model(base, held_in(params), stock, four_bits(base, params.parts, params.lora, device))
+    loaded = load_model(base, attention=stock)
     if (missing := unfed(loaded)) is not None:
         raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
     unfit = why_not_shared(loaded.config)
@@ -75,30 +75,27 @@ def tune(
     sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
     steps = order(sizes, params.epochs, params.step_size, params.seed)
     batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
-    data = Ordered([batch for step in batches for batch in step])
     work = checkpoints(stage, params, [rendered, former], base)
     trainer = TreeTrainer(
+        stage,
         params,
+        batches,
         model=tuned,
         args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
-        train_dataset=data,
         data_collator=collator,
-        callbacks=[WatchPrecision(params), LogAtCheckpoints(), MarkWhole()],
+        optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
     first = trainer.is_world_process_zero()
+    begun = made_ready(stage, params, work, tuned) if first else last_whole(work)
+    with tracked(stage, params, work) if first else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=begun)
     if first:
-        discard_others(work)
-    plan = plan_of(tuned, params)
-    with tracked(stage, params, work, plan, tuned) if first else contextlib.nullcontext():
-        trainer.train(resume_from_checkpoint=last_whole(work))
-    if first:
-        summary = summarise(trainer, trees, len(again), reason) | {"parts": plan}
-        trainer.forget_optimizer()
-        asked = some_inputs(trees, pixels, processor)
-        summary |= save(tuned_tensors(tuned), processor, base, model, params, asked, device)
-        metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        curve_of(trainer).to_csv(curve, index=False)
-        write(ledger, learnt(stage, own, again, steps))
+        summary = summarise(trainer, trees, len(again), reason) | ways(work)
+        with refusing_full(model.parent, f"what {stage} has made"):
+            save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
+            metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            curve_of(trainer).to_csv(curve, index=False)
+            write(ledger, learnt(stage, own, again, steps))
         discard(work)
 
 
@@ -146,3 +143,11 @@ def batched(
         )
     batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
     return [[[units[index] for index in batch] for batch in step] for step in batches]
+
+
+def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:
+    """Write the model with LoRA merged in, its processor, and the list of what was tuned, as one transformers folder."""
+    plain: PreTrainedModel = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
+    plain.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """What a run leaves behind of itself: its curve, its metrics, and its run in MLflow."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +12,43 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from transformers import Trainer
 
-from stages.models.plan import sizes, trainable
+from stages.models.plan import trainable
 from stages.running.tracking import use_tracking
 from stages.trees.tree import Tree
-from stages.tuning.optimizer import rate_of
 from stages.tuning.params import Tuning
 
 
 @contextlib.contextmanager
-def tracked(stage: str, params: Tuning, work: Path, plan: Mapping[str, Mapping[str, Any]], model: Any) -> Iterator[None]:
+def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
     """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began.
 
-    The run also has the `plan` (`plan_of`), and the names and sizes of what is tuned in `model`.
+    One that goes on in another way (in fewer processes, say) gets a new one, which names the former: MLflow's do not change.
     """
     use_tracking()
     begun = work / "mlflow_run_id"
-    known = begun.read_text() if begun.exists() and is_tracked(begun.read_text()) else None
-    with mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=stage) as run:
-        if not known:
-            fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
-            fresh.write_text(run.info.run_id)
-            fresh.replace(begun)
-            mlflow.set_tag("stage", stage)
-            mlflow.log_params({f"{stage}.{key}": value for key, value in params.model_dump().items()})
-            mlflow.log_params({f"{stage}.{part}.{key}": value for part, one in plan.items() for key, value in one.items()})
-            mlflow.log_dict(trainable(model), "tuned_parameters.json")
+    told = {f"{stage}.{key}": str(value) for key, value in params.model_dump().items()}
+    former = found(begun.read_text()) if begun.exists() else None
+    same = former is not None and all(former.data.params.get(key, value) == value for key, value in told.items())
+    with mlflow.start_run(run_id=former.info.run_id) if former and same else mlflow.start_run(run_name=stage) as run:
+        if former is not None and not same:
+            mlflow.set_tag("goes_on_from", former.info.run_id)
+        fresh = begun.with_suffix(".new")  # renamed when it is whole: half an id would be no run's
+        fresh.write_text(run.info.run_id)
+        fresh.replace(begun)
+        mlflow.set_tag("stage", stage)
+        mlflow.log_params(told)
         yield
 
 
-def is_tracked(run_id: str) -> bool:
-    """Whether the store has that run; one begun before a kill may lie in another store, or in one since deleted."""
+def found(run_id: str) -> Run | None:
+    """The run of that id, if the store has it; one begun before a kill may lie in another store, or in one since deleted."""
     try:
         run: Run = mlflow.MlflowClient().get_run(run_id)
     except MlflowException as error:
         if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return False
+            return None
         raise
-    return run.info.lifecycle_stage == "active"
-
-
-def plan_of(model: Any, params: Tuning) -> dict[str, dict[str, Any]]:
-    """Of each part: how it is tuned, its parameters (LoRA's among them), those that are tuned, and AdamW's peak rate."""
-    found = list(sizes(model))
-    return {
-        part: {
-            "how": how,
-            "parameters": sum(size for _, where, size, _ in found if where == part),
-            "tuned": sum(size for _, where, size, is_tuned in found if where == part and is_tuned),
-            "learning_rate": None if how == "frozen" else rate_of(part, params),
-        }
-        for part, how in params.parts.model_dump().items()
-    }
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
@@ -78,7 +64,7 @@ def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: st
         "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),
         "loss_first": round(float(losses.iloc[0]), 4),
         "loss_last": round(float(losses.tail(5).mean()), 4),
-        "parameters": sum(size for _, _, size, _ in sizes(model)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "parameters_tuned": sum(trainable(model).values()),
         "prefix_shared": reason is None,
         "prefix_not_shared_because": reason or "",

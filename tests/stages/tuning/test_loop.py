@@ -1,4 +1,3 @@
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +15,10 @@ from stages.models.sections import Lora, Parts, Rates
 from stages.trees import tree
 from stages.trees.families import unfed
 from stages.trees.tree import Tree
-from stages.tuning import checkpoints, loop, record, trainer
+from stages.tuning import loop, record, trainer
 from stages.tuning.learnt import told
 from stages.tuning.loop import tune
 from stages.tuning.params import Tuning
-from stages.tuning.trainer import TreeTrainer
 
 PARAMS = Tuning(
     seed=3,
@@ -53,10 +51,6 @@ PARAMS = Tuning(
 )
 
 
-class Killed(Exception):
-    """Stands for a SIGKILL."""
-
-
 def tuned(place: Path, base: Path, params: Tuning, name: str) -> Path:
     out = place / name
     out.mkdir(exist_ok=True)
@@ -71,75 +65,8 @@ def renamed(one: Tree, source: str) -> Tree:
     return replace(one, branches=tuple(replace(branch, source=source) for branch in one.branches))
 
 
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def with_(params: Tuning, **changes) -> Tuning:
     return Tuning.model_validate({**params.model_dump(), **changes})
-
-
-@pytest.mark.parametrize(
-    ("how", "optimizer"),
-    [
-        ("full", "muon"),
-        pytest.param("lora", "adamw", marks=pytest.mark.slow),
-        pytest.param("full", "adamw", marks=pytest.mark.slow),
-        pytest.param("lora", "muon", marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(place, tiny_model, monkeypatch, how, optimizer):
-    parts = {"vision_tower": "frozen", "connector": "full", "language_model": how}
-    params = with_(PARAMS, parts=parts, optimizer=optimizer)
-    whole = digest(tuned(place, tiny_model, params, "whole"))
-    steps = []
-
-    def stumble(self, *args, **kwargs):
-        steps.append(self.state.global_step)
-        if len(steps) == 7:
-            raise Killed
-        return super(TreeTrainer, self).training_step(*args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(TreeTrainer, "training_step", stumble, raising=False)
-        with pytest.raises(Killed):
-            tuned(place, tiny_model, params, "killed")
-        assert not (place / "killed" / "ledger.parquet").exists(), "nothing is said to be learnt that was not"
-        steps.clear()
-        patched.setattr(
-            TreeTrainer,
-            "training_step",
-            lambda self, *a, **k: (steps.append(self.state.global_step), super(TreeTrainer, self).training_step(*a, **k))[1],
-        )
-        resumed = digest(tuned(place, tiny_model, params, "killed"))
-
-    assert steps[0] == 2, "it went on from the checkpoint, not from the start"
-    assert resumed == whole
-
-
-def test_checkpoints_of_other_code_are_never_resumed(place, tiny_model, tmp_path, monkeypatch):
-    first = checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
-    room = tmp_path / "stages" / "tuning"
-    room.mkdir(parents=True)
-    (room / "loop.py").write_text("# another loop\n")
-    monkeypatch.setattr(checkpoints, "__file__", str(room / "loop.py"))
-    assert checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model) != first
-
-
-def test_a_kill_while_checkpoints_are_removed_leaves_none_that_looks_whole(tmp_path, monkeypatch):
-    (tmp_path / "checkpoint-2").mkdir()
-    for name in ("tuned.safetensors", "whole"):
-        (tmp_path / "checkpoint-2" / name).touch()
-    assert checkpoints.last_whole(tmp_path)
-
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)  # killed before the first file is gone
-    checkpoints.discard(tmp_path)
-
-    assert checkpoints.last_whole(tmp_path) is None
 
 
 def test_a_run_whose_curve_lies_in_a_store_that_is_gone_begins_another(place, tiny_model):
@@ -148,7 +75,7 @@ def test_a_run_whose_curve_lies_in_a_store_that_is_gone_begins_another(place, ti
     (work / "mlflow_run_id").write_text("0123456789abcdef0123456789abcdef")
     with record.tracked("train", PARAMS, work, {}, torch.nn.Linear(1, 1)):
         pass
-    assert record.is_tracked((work / "mlflow_run_id").read_text())
+    assert record.found((work / "mlflow_run_id").read_text())
 
 
 def test_a_family_that_wants_its_image_tokens_marked_is_refused():
@@ -160,14 +87,6 @@ def test_a_family_that_wants_its_image_tokens_marked_is_refused():
 
     assert "token_type_ids" in unfed(Wants())
     assert unfed(Plain()) is None
-
-
-def test_checkpoints_of_other_params_are_never_resumed(place, tiny_model):
-    first = checkpoints.checkpoints("train", PARAMS, [place / "rendered"], tiny_model)
-    second = checkpoints.checkpoints("train", with_(PARAMS, learning_rate=0.02), [place / "rendered"], tiny_model)
-    assert first != second
-    checkpoints.discard_others(second)
-    assert not first.exists()
 
 
 def test_a_share_of_the_former_stages_trees_is_learnt_again_and_a_smaller_share_is_a_part_of_it(place, tiny_model):
