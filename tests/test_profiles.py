@@ -74,8 +74,8 @@ def test_a_comment_on_another_value_does_not_stay(here):
 def test_what_a_person_changed_is_not_written_over_unless_they_say_so(here):
     Path("params.yaml").write_text(WHOLE.replace("shard: 5", "shard: 6"))
 
-    with pytest.raises(ValueError, match=r"values of no profile.*differs from whole in ingest.shard\. Keep it"):
-        put("whole", Path("params.yaml"), force=False)
+    with pytest.raises(ValueError, match=r"params.yaml is whole but for ingest.shard, which would be lost\. Keep it"):
+        put("recipe", Path("params.yaml"), force=False)
     assert "shard: 6" in Path("params.yaml").read_text()
     assert put("whole", Path("params.yaml"), force=True)
     assert Path("params.yaml").read_text() == WHOLE

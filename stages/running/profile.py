@@ -57,10 +57,12 @@ def put(name: str, params: Path, force: bool) -> bool:
         now = read_params(params)
         if now == read_profile(place_of(name)):
             return False
-        if all(now != read_profile(path) for path in every()):
+        nearest, differing = min(((path.stem, _differing(now, path)) for path in every()), key=lambda found: len(found[1]))
+        if differing:
+            more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise ValueError(
-                f"{params} holds values of no profile, which would be lost; it differs from {name} in {_differing(now, name)}. "
-                f"Keep it as a profile of your own (cp {params} {PROFILES}/MINE.yaml), or say that it may go (FORCE=1)"
+                f"{params} is {nearest} but for {', '.join(differing[:SHOWN])}{more}, which would be lost. Keep it as a profile "
+                f"of your own (cp {params} {PROFILES}/MINE.yaml), or say that it may go (FORCE=1, or --force)"
             )
     partial = params.with_name(f".{params.name}.partial")
     partial.write_text(text, encoding="utf-8")
@@ -179,12 +181,10 @@ def _comment(below: Any, changes: Any, key: str, general: dict[str, str], name: 
         below.ca.items[key] = [None, None, CommentToken(f"{mine or text}\n{behind}", CommentMark(column), None), None]
 
 
-def _differing(now: dict[str, Any], name: str) -> str:
-    """The keys in which the values `now` differ from those of the profile `name`."""
-    mine, theirs = dict(flat(now)), dict(flat(read_profile(place_of(name))))
-    keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+def _differing(now: dict[str, Any], path: Path) -> list[str]:
+    """The keys in which the values `now` are not those of the profile in the file `path`."""
+    mine, theirs = dict(flat(now)), dict(flat(read_profile(path)))
+    return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
 if __name__ == "__main__":
