@@ -61,8 +61,8 @@ def put(name: str, params: Path, force: bool) -> bool:
         if differing:
             more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise ValueError(
-                f"{params} is {nearest} but for {', '.join(differing[:SHOWN])}{more}, which would be lost. Keep it as a profile "
-                f"of your own (cp {params} {PROFILES}/MINE.yaml), or say that it may go (FORCE=1, or --force)"
+                f"{params} is {nearest} but for {', '.join(differing[:SHOWN])}{more}, which would be lost. "
+                f"Keep it as a profile of your own (cp {params} {PROFILES}/MINE.yaml), or let it go (FORCE=1, or --force)"
             )
     partial = params.with_name(f".{params.name}.partial")
     partial.write_text(text, encoding="utf-8")

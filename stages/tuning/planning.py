@@ -6,10 +6,11 @@ folder that goes again, and no run is tracked.
 """
 
 import argparse
+import ast
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,28 +101,37 @@ def jobs(stages: Sequence[str], params: Path, graph: Path) -> list[Job]:
     if not graph.is_file():
         raise ValueError(f"there is no {graph} here; run from the project's folder")
     steps = yaml.safe_load(graph.read_text(encoding="utf-8"))["stages"]
-    reads = {stage: _read(steps[stage]) for stage in TUNING}
+    kinds = {stage: section_of(params_of(STAGES / f"{stage}.py"), stage, sections, params) for stage in TUNING}
+    places = {stage: words(stage, steps[stage]["cmd"]) for stage in TUNING}
+    begins = {stage: places[stage][BEGUN[getattr(kinds[stage], "begin", None)]] for stage in TUNING}
+    makers = {places[stage]["model"]: stage for stage in TUNING}
     found = []
     for stage in (name for name in TUNING if name in stages):
-        section = section_of(params_of(STAGES / f"{stage}.py"), stage, sections, params)
-        tuning = Tuning.model_validate(section.model_dump(include=set(Tuning.model_fields)))
-        rendered, former, ingested, base = reads[stage]
-        bases = [base, *(reads[before][-1] for before in reversed(TUNING[: TUNING.index(stage)]))]
-        there = next((one for one in bases if (one / "config.json").is_file()), None)
-        missing = [one for one in (rendered, former, ingested) if not one.exists()]
-        if missing or there is None:
+        tuning = Tuning.model_validate(kinds[stage].model_dump(include=set(Tuning.model_fields)))
+        at, there = places[stage], begins[stage]
+        while there in makers and not (there / "config.json").is_file():
+            there = begins[makers[there]]
+        former = at.get("former", at["rendered"])
+        missing = [one for one in (at["rendered"], former, at["ingested"], there / "config.json") if not one.exists()]
+        if missing:
             raise ValueError(
-                f"a plan of {stage} reads {missing[0] if missing else bases[-1]}, which is not there yet; "
+                f"a plan of {stage} reads {missing[0]}, which is not there yet; "
                 "first run `dvc repro render`, which makes trees and base model"
             )
-        found.append(Job(stage, divided(stage, tuning), rendered, former, ingested, base, there))
+        found.append(Job(stage, divided(stage, tuning), at["rendered"], former, at["ingested"], begins[stage], there))
     return found
 
 
-def _read(step: Mapping[str, Any]) -> tuple[Path, Path, Path, Path]:
-    """Trees, those of the stage before (or again the same), pictures and model that a stage of dvc.yaml reads."""
-    rendered, *former, ingested, base = (Path(word) for word in shlex.split(step["cmd"]) if word in step["deps"])
-    return rendered, former[0] if former else rendered, ingested, base
+BEGUN: dict[str | None, str] = {None: "base", "train": "trained", "connect": "connected"}
+"""What `begin` says of the model a stage begins with, and the argument that names it."""
+
+
+def words(stage: str, command: str) -> dict[str, Path]:
+    """The paths of a stage's `command` in dvc.yaml, by the names of its function's arguments."""
+    body = ast.parse((STAGES / f"{stage}.py").read_text(encoding="utf-8")).body
+    (function,) = (one for one in body if isinstance(one, ast.FunctionDef) and one.name == stage)
+    _, *names = (argument.arg for argument in function.args.args)
+    return dict(zip(names, map(Path, shlex.split(command)[3:]), strict=True))
 
 
 @dataclass(frozen=True)
@@ -384,12 +394,11 @@ def told(made: Plan) -> Iterator[str]:
     yield f"  {'part':<16}{'how':<8}{'parameters':>16}{'tuned':>16}  learning rate"
     for part, one in made.parts.items():
         yield f"  {part:<16}{one.how:<8}{one.parameters:>16,}{one.tuned:>16,}  {one.rate}"
-    a_step, first = len(laid.batches[0]), laid.batches[0][0]
+    a_step = len(laid.batches[0])
     several = f" over {params.processes} processes" if params.processes > 1 else ""
     yield _line("steps", f"{len(laid.batches):,} of {params.step_size} {params.step_unit}, in {params.epochs:g} epochs")
     fullest = max(sum(one.tokens for one in batch) for step in laid.batches for batch in step)
     yield _line("batches", f"{a_step} a step{several}, of at most {fullest:,} tokens (allowed: {params.tokens_per_batch:,})")
-    assert first, "a batch without trees"
     yield _line("tokens", f"{laid.an_epoch:,} an epoch, {sum(laid.tokens):,} in all")
     yield _line("supervised", f"{laid.supervised:,} tokens an epoch, {laid.supervised / laid.an_epoch:.1%} of what is read")
     in_batches, in_attention = laid.padding()
@@ -433,7 +442,8 @@ def _line(name: str, text: str) -> str:
 
 def size(count: int) -> str:
     """So many bytes."""
-    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / MIB:,.1f} MiB"
+    unit, name = (GIB, "GiB") if count >= GIB else (MIB, "MiB") if count >= MIB else (1, "B")
+    return f"{count / unit:,.{1 if unit > 1 else 0}f} {name}"
 
 
 def duration(seconds: float) -> str:
