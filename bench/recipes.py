@@ -69,19 +69,18 @@ def main() -> None:
     """Prove each recipe, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     every = sorted({path.stem for path in (ROOT / "profiles").glob("*.yaml")} - OWN)
-    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"{', '.join(every)}; all, which are written then")
+    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"{', '.join(every)}; all")
     asked = parser.parse_args()
     if strange := set(asked.profiles) - set(every):
         parser.error(f"no recipe: {', '.join(sorted(strange))}; there are {', '.join(every)}")
-    figures: dict[str, Any] = {
-        "commit": machine.commit(),
-        "machine": machine.describe(),
-        "command": "python bench/recipes.py",
-    }
     planning.rehearse = here
-    figures["recipes"] = {name: proved(name) for name in asked.profiles or every}
-    if not asked.profiles:
-        print(f"\nwritten: {machine.write('recipes', figures).relative_to(ROOT)}")
+    written = machine.RESULTS / "recipes.json"
+    for name in asked.profiles or every:
+        made = {"commit": machine.commit(), **proved(name), "machine": machine.describe()}
+        before = json.loads(written.read_text(encoding="utf-8"))["recipes"] if written.exists() else {}
+        recipes = {one: found for one, found in sorted((before | {name: made}).items()) if one in every}
+        machine.write("recipes", {"command": "python bench/recipes.py", "recipes": recipes})
+    print(f"\nwritten: {written.relative_to(ROOT)}")
 
 
 def proved(name: str) -> dict[str, Any]:
