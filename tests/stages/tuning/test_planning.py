@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
+from stages.trees.tree import Branch, Tree
 from stages.tuning import planning, rehearsal
 from stages.tuning.loop import tune
 from stages.tuning.params import Tuning
-from stages.tuning.planning import GIB, TUNING, Job, choose, jobs, lay, plan, skeleton
+from stages.tuning.planning import GIB, TUNING, Job, Laid, choose, jobs, lay, plan, skeleton
 from stages.tuning.rehearsal import Rehearsed
 
 PROJECT = Path(__file__).parents[3]
@@ -89,6 +90,22 @@ def test_the_largest_batches_of_the_run_are_among_those_measured_and_the_first_s
     assert most in {sum(one.tokens for one in batch) for step in steps[1:] for batch in step}
     assert made.measured == sum(one.tokens for step in steps[1:] for batch in step for one in batch) / 3
     assert made.expected == pytest.approx(sum(made.laid.tokens) * 3.0 / made.measured)
+
+
+def test_steps_are_measured_that_are_spread_over_the_run_and_those_with_most_tokens_pictures_and_longest_trees():
+    def tree(tokens: int, pictures: int = 0) -> Tree:
+        return Tree(("a",) * pictures, (), (Branch("s", 0, "t", "short", (1,) * tokens, (False,) * tokens),))
+
+    plain = [[tree(10), tree(10)], [tree(10), tree(10)]]
+    steps = (
+        [plain] * 7 + [[[tree(31)] * 2, [tree(10)]], [[tree(10, 5)] * 2, [tree(10)]], [[tree(60)], [tree(10)]]] + [plain] * 20
+    )
+
+    laid = Laid([], 0, [], steps, None, flat=True)
+
+    assert set(choose(laid, 4)) > {7, 8, 9}
+    assert choose(laid, 5)[0] == 0, "the first, which warms up, is not counted"
+    assert len(choose(laid, 5)) == 6
 
 
 def test_a_run_of_one_step_is_measured_on_it(place, tiny_model, tuning):
