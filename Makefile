@@ -50,7 +50,8 @@ setup: .venv/ready  ## a virtual environment with every package at its pinned ve
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch .venv/ready
 
-run: setup  ## the whole chain: data, model, report, registered version; does only what is stale
+run: setup  ## the whole chain: data, model, report, registered version; only what is stale; PROFILE=llava_15_7b: by that one of profiles/
+	@if [ -n "$(PROFILE)" ]; then python -m stages.running.profile "$(PROFILE)" $(if $(FORCE),--force); fi
 	@python -m stages.running.check
 	python -m dvc repro
 	@python -c 'import json; v = json.load(open("data/register/verdict.json", encoding="utf-8")); \

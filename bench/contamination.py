@@ -33,7 +33,7 @@ from stages.corpus import contamination, likeness  # noqa: E402
 from stages.corpus.contamination import Contamination  # noqa: E402
 from stages.corpus.decoding import phash  # noqa: E402
 from stages.corpus.example import SCHEMA  # noqa: E402
-from stages.running.section import read_params  # noqa: E402
+from stages.running.profile import read_profile  # noqa: E402
 
 SAMPLES = ROOT.parent / "shared" / "samples"
 SEED = 17
@@ -42,7 +42,7 @@ MOST = 80
 SIDE = 400
 DISTANCES = tuple(range(0, 14, 2))
 CURVES = ("resize 0.25", "jpeg 20", "cut 5 %", "cut 10 %", "cut 15 %", "mirrored", "all at once")
-PARAMS = Contamination(**read_params(ROOT / "profiles" / "vision_flan_site.yaml")["curate"]["contamination"])
+PARAMS = Contamination(**read_profile(ROOT / "profiles" / "vision_flan_site.yaml")["curate"]["contamination"])
 """Of the profile for photographs: the default's differ in picture_tone alone."""
 
 Change = Callable[[Image.Image, random.Random], Image.Image]

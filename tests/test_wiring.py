@@ -18,6 +18,7 @@ from dvc.repo import Repo
 
 from docs.make import filled
 from stages.running.command import params_of
+from stages.running.profile import read_profile
 from stages.running.section import Section, read_params, section_of
 
 # Of DVC 3.67, when it reads a graph, and of Great Expectations 1.24, when it is imported.
@@ -126,7 +127,7 @@ def test_a_stage_file_holds_the_function_of_its_name_and_runs_it(stage: str) -> 
 @pytest.mark.parametrize("profile", [ROOT / "params.yaml", *PROFILES], ids=lambda path: path.name)
 @pytest.mark.parametrize("stage", GRAPH)
 def test_a_sections_keys_are_the_fields_of_the_stages_params(stage: str, profile: Path) -> None:
-    sections = read_params(profile)
+    sections = read_profile(profile)
 
     section_of(params_of(function_of(stage)), stage, sections, profile)
     assert set(sections) - NOT_STAGES == set(GRAPH)

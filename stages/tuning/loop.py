@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -30,25 +30,31 @@ from stages.tuning.record import curve_of, summarise, tracked
 from stages.tuning.trainer import TreeTrainer, arguments
 
 
-def tune(
-    stage: str,
-    params: Tuning,
-    rendered: Path,
-    former: Path,
-    ingested: Path,
-    base: Path,
-    model: Path,
-    metrics: Path,
-    curve: Path,
-    ledger: Path,
-) -> None:
-    """Tune the model in `base` on the trees below `rendered`; write the tuned model, its metrics, loss curve and ledger.
+class Prepared(NamedTuple):
+    """All that a run needs before its first step."""
 
-    `former` is what the stage before learnt from, of which `params.replay` is seen again; of the first stage, `rendered`.
-    In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
+    trainer: TreeTrainer
+    tuned: Any
+    """The model, as it is tuned: a `PeftModel` with LoRA."""
+    processor: Any
+    work: Path
+    """Where this very run keeps its checkpoints."""
+    own: list[Tree]
+    again: list[Tree]
+    """Trees of the stage before."""
+    trees: list[Tree]
+    """Both."""
+    steps: list[list[int]]
+    """Indices of trees."""
+    reason: str | None
+    """Why branches are tuned as separate rows; None if they share prefixes."""
+
+
+def prepare(stage: str, params: Tuning, rendered: Path, former: Path, ingested: Path, base: Path) -> Prepared:
+    """Load, freeze, order: the half of `tune` that takes no step; `plan` measures from here.
 
     Raises:
-        ValueError: this loop cannot tune a model of that family.
+        ValueError: this loop cannot tune a model of that family, or not on these trees.
     """
     torch.set_num_threads(params.threads)
     transformers.set_seed(params.seed)
@@ -85,6 +91,31 @@ def tune(
         data_collator=collator,
         optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
     )
+    return Prepared(trainer, tuned, processor, work, own, again, trees, steps, reason)
+
+
+def tune(
+    stage: str,
+    params: Tuning,
+    rendered: Path,
+    former: Path,
+    ingested: Path,
+    base: Path,
+    model: Path,
+    metrics: Path,
+    curve: Path,
+    ledger: Path,
+) -> None:
+    """Tune the model in `base` on the trees below `rendered`; write the tuned model, its metrics, loss curve and ledger.
+
+    `former` is what the stage before learnt from, of which `params.replay` is seen again; of the first stage, `rendered`.
+    In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
+
+    Raises:
+        ValueError: this loop cannot tune a model of that family.
+    """
+    prepared = prepare(stage, params, rendered, former, ingested, base)
+    trainer, tuned, processor, work, own, again, trees, steps, reason = prepared
     first = trainer.is_world_process_zero()
     begun = made_ready(stage, params, work, tuned) if first else last_whole(work)
     with tracked(stage, params, work) if first else contextlib.nullcontext():

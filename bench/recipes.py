@@ -1,0 +1,265 @@
+"""Each recipe of profiles/ in small: `python bench/recipes.py [PROFILE…]`, without any data, in some minutes.
+
+A model of the recipe's architecture with some ten thousand random weights, and eight pictures of noise with two questions
+each, go through the recipe's three stages: planned, then tuned for twenty steps with the recipe's own parts, optimizer, rates,
+precision, step and weighting. Other than the recipe says are only what is of a machine (device, processes, threads, workers)
+and how long it takes (epochs). Then the saved model is loaded as anybody would load it, and its loss in fp32 must have fallen.
+
+Not shown by it: that a recipe reaches its published scores; that the large model fits a GPU, for which there is
+`python -m stages.tuning plan` on the machine. A plan is measured in this process here, to be quick. Processors of Qwen and
+SmolVLM have a video half that wants torchvision; here they are without.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a file, it sees only its own folder
+
+import stages  # noqa: E402
+
+assert stages.QUIET, "imported first, because it sets the switches that libraries read at their import"
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import PreTrainedModel, ProcessorMixin  # noqa: E402
+
+from bench import machine  # noqa: E402
+from stages.corpus.example import IMAGE, Turn  # noqa: E402
+from stages.corpus.images import ImageWriter  # noqa: E402
+from stages.models.loading import load_model, load_processor  # noqa: E402
+from stages.models.sections import Tiny  # noqa: E402
+from stages.models.tiny import build, train_tokenizer  # noqa: E402
+from stages.running.profile import read_profile  # noqa: E402
+from stages.trees import attention, tree  # noqa: E402
+from stages.trees.certificate import prove_all  # noqa: E402
+from stages.trees.chat import Chat, Tokens  # noqa: E402
+from stages.trees.families import positions_of  # noqa: E402
+from stages.trees.tree import Branch, Tree  # noqa: E402
+from stages.tuning import loop, planning, rehearsal  # noqa: E402
+from stages.tuning.data import Collator  # noqa: E402
+from stages.tuning.params import Tuning  # noqa: E402
+from stages.tuning.pixels import Pixels  # noqa: E402
+
+OWN = {"embedded", "vision_flan_site"}
+"""Profiles that are no recipes: the whole chain runs by them."""
+SEED = 17
+STEPS = 20
+PICTURES = 8
+SIDE = 32
+QUESTIONS = {"What colour is it?": "red and green", "Is it round?": "No", "Count the shapes.": "one two three"}
+A_PICTURE = 2
+OF_A_MACHINE: dict[str, Any] = {"device": "cpu", "processes": 1, "threads": 1, "workers": 0, "accelerate": None}
+LLAVA = Tiny(
+    image_size=SIDE, patch_size=8, vision_width=32, vision_layers=2, text_width=32, text_layers=2, heads=2, vocabulary=320
+)
+
+
+def main() -> None:
+    """Prove each recipe, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    every = sorted({path.stem for path in (ROOT / "profiles").glob("*.yaml")} - OWN)
+    parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"{', '.join(every)}; all")
+    asked = parser.parse_args()
+    if strange := set(asked.profiles) - set(every):
+        parser.error(f"no recipe: {', '.join(sorted(strange))}; there are {', '.join(every)}")
+    planning.rehearse = here
+    written = machine.RESULTS / "recipes.json"
+    for name in asked.profiles or every:
+        made = {"commit": machine.commit(), **proved(name), "machine": machine.describe()}
+        before = json.loads(written.read_text(encoding="utf-8"))["recipes"] if written.exists() else {}
+        recipes = {one: found for one, found in sorted((before | {name: made}).items()) if one in every}
+        machine.write("recipes", {"command": "python bench/recipes.py", "recipes": recipes})
+    print(f"\nwritten: {written.relative_to(ROOT)}")
+
+
+def proved(name: str) -> dict[str, Any]:
+    """What became of the recipe `name`, stage by stage.
+
+    Raises:
+        ValueError: a stage's loss did not fall.
+    """
+    began, values = time.perf_counter(), read_profile(ROOT / "profiles" / f"{name}.yaml")
+    kind = family(values["base"]["model"])
+    print(f"\n{name}: {kind} for {values['base']['model']}\n", flush=True)
+    made = {}
+    with alone() as place:
+        processor = BUILDERS[kind](place / "base")
+        with without_video(processor) if kind in VIDEO else contextlib.nullcontext():
+            trees = learnt(place, processor, stops=load_model(place / "base").generation_config.eos_token_id)
+            base = place / "base"
+            for stage in planning.TUNING:
+                made[stage] = tuned(stage, values[stage], place, base, trees, processor)
+                base = place / stage / "model"
+    return {"family": kind, "seconds": round(time.perf_counter() - began, 1), "stages": made}
+
+
+def tuned(
+    stage: str, section: dict[str, Any], place: Path, base: Path, trees: Sequence[Tree], processor: Any
+) -> dict[str, Any]:
+    """Plan a stage, tune it, and compare losses."""
+    given = {key: value for key, value in section.items() if key in Tuning.model_fields} | OF_A_MACHINE
+    unit = len(trees) * (A_PICTURE if given["step_unit"] == "examples" else 1)
+    again = len(loop.replayed(trees, given["replay"], given["seed"])) / len(trees)
+    params = Tuning.model_validate(given | {"epochs": STEPS * given["step_size"] / (unit * (1 + again))})
+    rendered, ingested, out = place / "rendered", place / "ingested", place / stage
+    plan = planning.plan(planning.Job(stage, params, rendered, rendered, ingested, base, base), steps=2)
+    print("\n".join(planning.told(plan)).replace(f"{place}/", ""), flush=True)
+    plan.refuse()
+    out.mkdir()
+    files = [out / name for name in ("model", "metrics.json", "curve.csv", "ledger.parquet")]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        loop.tune(stage, params, rendered, rendered, ingested, base, *files)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    before, after = (loss(folder, place, trees, processor, params) for folder in (base, out / "model"))
+    print(f"  {'loss':<16}{before:.6f} before, {after:.6f} after {metrics['steps']} steps\n", flush=True)
+    if not (metrics["steps"] == STEPS and after < before):
+        raise ValueError(f"{stage}: after {metrics['steps']} steps the loss is {after}, and was {before}")
+    return {
+        "steps": metrics["steps"],
+        "optimizer": params.optimizer,
+        "precision": params.precision,
+        "step": f"{params.step_size} {params.step_unit}",
+        "parts": {name: {"how": one.how, "tuned": one.tuned, "rate": one.rate} for name, one in plan.parts.items()},
+        "prefix_shared": metrics["prefix_shared"],
+        "loss_before": round(before, 6),
+        "loss_after": round(after, 6),
+    }
+
+
+@torch.no_grad()
+def loss(folder: Path, place: Path, trees: Sequence[Tree], processor: Any, params: Tuning) -> float:
+    """The loss in fp32 of the model in `folder`, weighted as the stage weights it."""
+    model: Any = load_model(folder, attention="eager").eval()
+    model.set_attn_implementation({"text_config": attention.NAME})
+    inputs = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, positions_of(model))(
+        [trees]
+    )
+    labels, weights = inputs.pop("labels"), inputs.pop("weights")
+    losses = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels, reduction="none")
+    return float((losses * weights).sum() / weights.sum())
+
+
+def learnt(place: Path, processor: Any, stops: int) -> list[Tree]:
+    """Trees about pictures of noise, proved as `render` proves them; written to `place`, as are the pictures."""
+    chance, chat = random.Random(SEED), Chat(processor, {stops})
+    sizes = [(SIDE, SIDE), (2 * SIDE, SIDE)]
+    pictures = [Image.frombytes("RGB", size, chance.randbytes(3 * size[0] * size[1])) for size in sizes * (PICTURES // 2)]
+    with ImageWriter(place / "ingested" / "noise", shard_mib=1) as writer:
+        digests = [writer.add(b"P6 %d %d 255\n" % picture.size + picture.tobytes()) for picture in pictures]
+    trees = []
+    for number, (digest, picture) in enumerate(zip(digests, pictures, strict=True)):
+        asked = chance.sample(sorted(QUESTIONS), A_PICTURE)
+        turns = [(Turn("user", IMAGE + question), Turn("assistant", QUESTIONS[question])) for question in asked]
+        proved = prove_all(chat, [(one, [picture.size]) for one in turns])
+        ready = [one for one in proved if isinstance(one, Tokens)]
+        if len(ready) != A_PICTURE:
+            raise ValueError(f"conversations could not be proved: {proved}")
+        cut = ready[0].image_end
+        branches = tuple(
+            Branch("noise", A_PICTURE * number + row, "words", "short", one.ids[cut:], one.supervised[cut:])
+            for row, one in enumerate(ready)
+        )
+        trees.append(Tree((digest,), ready[0].ids[:cut], branches))
+    tree.write(place / "rendered" / "00000.parquet", trees)
+    return trees
+
+
+def family(model: str) -> str:
+    """Which of `BUILDERS` has the architecture of a hub's model.
+
+    Raises:
+        ValueError: none of them.
+    """
+    for part, kind in (("llava-1.5", "llava"), ("Qwen2.5-VL", "qwen2_5_vl"), ("SmolVLM2", "smolvlm")):
+        if part in model:
+            return kind
+    raise ValueError(f"no tiny model of the architecture of {model} is known here; add it to bench/recipes.py")
+
+
+def llava(folder: Path) -> ProcessorMixin:
+    """CLIP, an MLP and a Llama."""
+    build(LLAVA, SEED, [*QUESTIONS, *QUESTIONS.values()], folder)
+    return load_processor(folder)
+
+
+def of_family(kind: str) -> Callable[[Path], ProcessorMixin]:
+    """A builder of one of the families that trees are proved on."""
+
+    def built(folder: Path) -> ProcessorMixin:
+        from transformers.models.smolvlm import processing_smolvlm
+
+        from tests.stages.trees.test_families import BUILT  # where the tiny models of all families are
+
+        # SmolVLM's processor wants it for videos' time stamps alone.
+        processing_smolvlm.num2words = processing_smolvlm.num2words or str
+        torch.manual_seed(SEED)
+        made: tuple[Any, PreTrainedModel] = BUILT[kind](train_tokenizer([*QUESTIONS, *QUESTIONS.values()], 320))
+        processor, model = made
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        model.save_pretrained(folder)
+        return processor
+
+    return built
+
+
+VIDEO = ("qwen2_5_vl", "smolvlm")
+BUILDERS: dict[str, Callable[[Path], ProcessorMixin]] = {"llava": llava, **{kind: of_family(kind) for kind in VIDEO}}
+
+
+@contextlib.contextmanager
+def without_video(processor: Any) -> Iterator[None]:
+    """Within it, the loop has this very processor: none without a video half can be loaded."""
+
+    def save(folder: Path) -> None:
+        processor.tokenizer.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
+
+    processor.save_pretrained = save
+    own = loop.load_processor
+    loop.load_processor = lambda _: processor  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        loop.load_processor = own
+
+
+def here(
+    stage: str, params: Tuning, steps: Sequence[Sequence[Sequence[Tree]]], ingested: Path, base: Path, memory: int
+) -> rehearsal.Rehearsed:
+    """As `rehearse`, in this process: its libraries need not be read again, but its peak is of all that it did before."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, batch in enumerate(batch for step in steps for batch in step):
+            tree.write(Path(folder) / f"{number:05d}.parquet", batch)
+        job = {"stage": stage, "batches": folder, "ingested": str(ingested), "base": str(base), "a_step": len(steps[0])}
+        return rehearsal._measured(params.model_copy(update={"replay": 0.0, "epochs": 1.0}), job, "cpu")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Path]:
+    """A folder to work in, with a tracking store of its own."""
+    was, before = Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        if before is None:
+            os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(was)
+            if before is None:
+                del os.environ["MLFLOW_TRACKING_URI"]
+
+
+if __name__ == "__main__":
+    main()
