@@ -13,6 +13,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from stages.corpus.ledger import write
+from stages.models import attention as lean
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan, trainable
@@ -20,6 +21,7 @@ from stages.trees import attention, tree
 from stages.trees.batch import separate_rows
 from stages.trees.families import positions_of, unfed, why_not_shared
 from stages.trees.tree import Tree
+from stages.tuning.asked import compute_only_asked
 from stages.tuning.checkpoints import MarkWhole, checkpoints, discard, discard_others, last_whole
 from stages.tuning.data import Collator, Ordered, order, packed, refuse_large
 from stages.tuning.learnt import learnt
@@ -66,9 +68,12 @@ def tune(
     if reason is not None:
         print(f"{stage}: branches are tuned as separate rows, because {reason}")
     if unfit is None:
-        loaded.set_attn_implementation({"text_config": attention.NAME})
+        loaded.set_attn_implementation(
+            {"text_config": attention.NAME} | ({"vision_config": lean.NAME} if device == "cpu" else {})
+        )
     refuse_idle(stage, params, trees)
     tuned = apply_plan(loaded, params.parts, params.lora)
+    compute_only_asked(tuned)
     processor = load_processor(base)
     pixels = Pixels(ingested, trees, processor)
     collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
