@@ -53,6 +53,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
     TrainingArguments,
 )
 
@@ -71,8 +72,7 @@ from stages.trees import attention  # noqa: E402
 from stages.trees.batch import separate_rows  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning.asked import compute_only_asked  # noqa: E402
-from stages.tuning.data import Collator, Ordered  # noqa: E402
-from stages.tuning.loop import batched  # noqa: E402
+from stages.tuning.data import Collator, Ordered, packed  # noqa: E402
 from stages.tuning.params import Tuning  # noqa: E402
 from stages.tuning.pixels import Pixels  # noqa: E402
 from stages.tuning.trainer import TreeTrainer, arguments  # noqa: E402
@@ -211,7 +211,7 @@ def usual(cell: Cell) -> list[str]:
     demanded = DEMANDED.get(replace(cell, threads=1))
     if demanded is None:
         return [name for name in WAYS if name != "ours_features"]
-    return [name for name in WAYS if name in {"ours", "ours_pure", "turns", *demanded}]
+    return [name for name in WAYS if name in {"ours", "ours_pure", "ours_rows", "turns", *demanded}]
 
 
 # Examples
@@ -285,11 +285,11 @@ def vocabulary_of(chance: random.Random, tokens: int) -> list[str]:
 
 
 @cache
-def drawn(number: int) -> bytes:
-    """A JPEG of 320 x 240 pixels that hangs on its number alone."""
+def drawn(number: int, size: tuple[int, int] = (320, 240)) -> bytes:
+    """A JPEG of `size`, width and height in pixels, that hangs on its number and size alone."""
     chance = np.random.default_rng([SEED, number])
-    rough = Image.fromarray(chance.integers(0, 256, (15, 20, 3), np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
-    noisy = np.asarray(rough, np.int16) + chance.integers(-12, 13, (240, 320, 3))
+    rough = Image.fromarray(chance.integers(0, 256, (15, 20, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noisy = np.asarray(rough, np.int16) + chance.integers(-12, 13, (size[1], size[0], 3))
     written = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(written, "JPEG", quality=90)
     return written.getvalue()
@@ -368,17 +368,17 @@ def ours(material: Material, steps: int, precision: str = "bf16", shared: bool =
     compute_only_asked(tuned)
     processor = load_processor(material.model)
     trees = [tree_of(rows, material, processor) for rows in material.per_picture()]
-    a_step = len(trees) // STEPS
-    order = [list(range(first, first + a_step)) for first in range(0, len(trees), a_step)]
-    units = [[one] if shared else separate_rows(one) for one in trees]
-    batches = batched("train", params, units, order)
+    units = trees if shared else [row for one in trees for row in separate_rows(one)]
+    a_step = len(units) // STEPS
+    order = [range(first, first + a_step) for first in range(0, len(units), a_step)]
+    batches = packed(order, [one.tokens for one in units], TOKENS_A_BATCH, processes=1)
     given = arguments(params, material.folder / "work", steps, len(batches[0]), "cpu", always_pictures=True)
     given.report_to, given.save_strategy, given.disable_tqdm = [], "no", True
     pixels = Pixels(material.folder / "ingest", trees, processor)
     return TreeTrainer(
         model=tuned,
         args=given,
-        train_dataset=Ordered([batch for step in batches for batch in step]),
+        train_dataset=Ordered([[units[index] for index in batch] for step in batches for batch in step]),
         data_collator=Collator(pixels, processor, flat=True, weighting=params.weighting),
     )
 
@@ -558,7 +558,9 @@ class Stepped(TrainerCallback):
         model: Any = trainer.model
         layers = (module for name, module in model.named_modules() if name.endswith("q_proj") and "language" in name)
         next(layers).register_forward_hook(self._look)
-        threading.Thread(target=self._run, daemon=True).start()
+        self.ends = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
     def step(self) -> tuple[float, float]:
         """Take a step; returns the seconds by the clock and those of processors.
@@ -580,6 +582,12 @@ class Stepped(TrainerCallback):
         total, self.counter = self.counter.get_total_flops(), None
         return total
 
+    def end(self) -> None:
+        """Let the training end where it is, and its memory go."""
+        self.ends = True
+        self.may.release()
+        self.thread.join()
+
     def _run(self) -> None:
         torch.set_num_threads(self.threads)
         try:
@@ -600,7 +608,7 @@ class Stepped(TrainerCallback):
         if self.counter is not None:
             self.counter.__enter__()  # type: ignore[no-untyped-call]
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:
         """Called by the Trainer behind the optimizer's step."""
         if self.counter is not None:
             self.counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -608,6 +616,7 @@ class Stepped(TrainerCallback):
             self.first_loss = float(self.trainer._tr_loss)
         self.has.release()
         self.may.acquire()
+        control.should_training_stop |= self.ends
 
 
 def _forward_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -679,6 +688,8 @@ def measured(cell: Cell, names: Sequence[str], rounds: int) -> dict[str, Any]:
                 way.step()
         refuse_unequal(ways)
         times = timed(ways, rounds)
+        for way in ways.values():
+            way.end()
         processor = load_processor(material.model)
         lengths = [len(ids_of(processor, [row])) for row in material.rows]
     model: Any = ways[names[0]].trainer.model
