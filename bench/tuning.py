@@ -367,7 +367,7 @@ def ours(material: Material, steps: int, precision: str = "bf16", shared: bool =
     tuned = apply_plan(model, params.parts, params.lora)
     compute_only_asked(tuned)
     processor = load_processor(material.model)
-    trees = [tree_of(rows, material, processor) for rows in material.per_picture()]
+    trees = [tree_of(rows, processor) for rows in material.per_picture()]
     units = trees if shared else [row for one in trees for row in separate_rows(one)]
     a_step = len(units) // STEPS
     order = [range(first, first + a_step) for first in range(0, len(units), a_step)]
@@ -388,7 +388,7 @@ TOKENS_A_BATCH = 3072
 """As params.yaml has it."""
 
 
-def tree_of(rows: Sequence[Row], material: Material, processor: Any) -> Tree:
+def tree_of(rows: Sequence[Row], processor: Any) -> Tree:
     """The rows behind one picture as a tree of the very tokens that the processor gives of each alone."""
     digest = hashed(rows[0].picture)
     prefixes, branches = set(), []
@@ -399,7 +399,7 @@ def tree_of(rows: Sequence[Row], material: Material, processor: Any) -> Tree:
         answer = own.index(processor.tokenizer.convert_tokens_to_ids(ASSISTANT)) + 1
         supervised = (False,) * answer + (True,) * (len(own) - answer)
         prefixes.add(tuple(ids[:cut]))
-        branches.append(Branch("made", number, "words", material.cell.answers, own, supervised))
+        branches.append(Branch("made", number, "words", "made", own, supervised))
     (prefix,) = prefixes
     return Tree((digest,), prefix, tuple(branches))
 

@@ -187,16 +187,6 @@ class Material:
         """The rows behind one picture after the other."""
         return (list(rows) for _, rows in itertools.groupby(self.rows, lambda row: row.picture))
 
-    @property
-    def cell(self) -> "Material":
-        """For `tree_of`, which asks a cell how long answers are."""
-        return self
-
-    @property
-    def answers(self) -> str:
-        """Of all lengths."""
-        return "mixed"
-
 
 def make(size: Size, per_image: int, steps: int, folder: Path) -> Material:
     """Draw the examples of so many steps, and write their pictures and a processor."""
@@ -276,7 +266,7 @@ def ours(asked: Asked, tuned: str, material: Material, steps: int) -> Trainer:
     processor: Any = load_processor(material.folder / "model")
     model = apply_plan(build(SIZES[asked.size], processor, asked.device, attention.NAME), params.parts, lora)
     compute_only_asked(model)
-    trees = [tree_of(rows, material, processor) for rows in material.per_picture()]
+    trees = [tree_of(rows, processor) for rows in material.per_picture()]
     a_step = ROWS // material.per_image
     order = [list(range(first, first + a_step)) for first in range(0, len(trees), a_step)]
     batches = packed(order, [one.tokens for one in trees], asked.tokens, processes=1)
@@ -315,7 +305,7 @@ def trl(asked: Asked, tuned: str, material: Material, steps: int) -> Trainer:
         pass
 
     processor: Any = load_processor(material.folder / "model")
-    model = apply_plan(build(SIZES[asked.size], processor, asked.device, "sdpa"), PARTS[tuned], lora_of(asked))
+    model: Any = apply_plan(build(SIZES[asked.size], processor, asked.device, "sdpa"), PARTS[tuned], lora_of(asked))
     columns = {
         "images": [[{"bytes": row.picture, "path": None}] for row in material.rows],
         "prompt": [[{"role": "user", "content": row.question}] for row in material.rows],
@@ -358,7 +348,7 @@ def common(asked: Asked, material: Material, processor: Any, steps: int) -> dict
 def trees_of(material: Material, processor: Any, each: bool) -> list[Any]:
     """The trees behind the pictures, or with `each` one for each row."""
     groups = [[row] for row in material.rows] if each else list(material.per_picture())
-    return [tree_of(rows, material, processor) for rows in groups]
+    return [tree_of(rows, processor) for rows in groups]
 
 
 def optim_of(asked: Asked) -> str:
@@ -403,7 +393,7 @@ class Clock(TrainerCallback):
             self.stop("backward")
 
         trainer.data_collator = collated
-        trainer.accelerator.backward = back  # type: ignore[method-assign]
+        trainer.accelerator.backward = back
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(self)
 
@@ -416,7 +406,7 @@ class Clock(TrainerCallback):
         """A moment: an event in the device's queue, or a time."""
         if self.device == "cpu":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
