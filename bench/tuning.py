@@ -341,6 +341,8 @@ def written_out(rows: Sequence[Row]) -> str:
 
 def ours(material: Material, steps: int, precision: str = "bf16", shared: bool = True, features: bool = False) -> Trainer:
     """Trees by the pieces of stages/tuning/loop.py, and its params but for what a comparison must hold equal."""
+    if features:
+        raise ValueError("ours_features waits for the features' cache to be tied in here: a cell without it would say 1.0")
     cell = material.cell
     params = Tuning(
         **read_params(ROOT / "params.yaml")["train"]
