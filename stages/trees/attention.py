@@ -276,10 +276,12 @@ class _Look(torch.autograd.Function):
     def backward(ctx: Any, of_seen: Tensor, of_total: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, weights, seen = ctx.saved_tensors
         of_seen = of_seen.to(v.dtype)
-        inner = (of_seen.float() * seen.float()).sum(-1, keepdim=True)
-        if of_total is not None:
-            inner = inner - of_total
-        of_scores = (of_seen @ v.mT).sub_(inner.to(v.dtype)).mul_(weights)
+        if of_total is None:
+            # One pass, where subtracting and multiplying are two: a quarter of the time. In bf16 it sums in fp32.
+            of_scores = torch._softmax_backward_data(of_seen @ v.mT, weights, -1, weights.dtype)
+        else:
+            inner = (of_seen.float() * seen.float()).sum(-1, keepdim=True) - of_total
+            of_scores = (of_seen @ v.mT).sub_(inner.to(v.dtype)).mul_(weights)
         return of_scores @ k, of_scores.mT @ q, weights.mT @ of_seen, None, None
 
 

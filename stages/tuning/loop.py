@@ -8,26 +8,33 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlflow
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from stages.corpus.ledger import write
+from stages.models import attention as lean
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
-from stages.models.plan import apply_plan, trainable
+from stages.models.plan import apply_plan
+from stages.models.quantized import four_bits
+from stages.running.compute import used
 from stages.trees import attention, tree
-from stages.trees.batch import separate_rows
-from stages.trees.families import positions_of, unfed, why_not_shared
+from stages.trees.families import Family, family_of, rows_of, unfed, why_not_shared
 from stages.trees.tree import Tree
+from stages.tuning.accelerated import shared_out
+from stages.tuning.asked import compute_only_asked
 from stages.tuning.checkpoints import checkpoints, discard, last_whole, made_ready, refusing_full, ways
 from stages.tuning.data import Collator, order, packed, refuse_large
+from stages.tuning.features import Features
 from stages.tuning.learnt import learnt
-from stages.tuning.optimizer import muon_and_adamw
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
-from stages.tuning.record import curve_of, summarise, tracked
-from stages.tuning.trainer import TreeTrainer, arguments
+from stages.tuning.precision import held_in
+from stages.tuning.record import curve_of, plan_of, summarise, tracked
+from stages.tuning.saving import save, some_inputs
+from stages.tuning.several import gathered, refuse_different
+from stages.tuning.trainer import TreeTrainer, arguments, workers_of
 
 
 class Prepared(NamedTuple):
@@ -36,62 +43,27 @@ class Prepared(NamedTuple):
     trainer: TreeTrainer
     tuned: Any
     """The model, as it is tuned: a `PeftModel` with LoRA."""
+    family: Family
     processor: Any
+    pixels: Pixels
+    pictures: str
+    """In which form the model is shown pictures, in words."""
+    device: str
     work: Path
     """Where this very run keeps its checkpoints."""
     own: list[Tree]
     again: list[Tree]
     """Trees of the stage before."""
-    trees: list[Tree]
-    """Both."""
     steps: list[list[int]]
-    """Indices of trees."""
+    """Indices of trees, own first."""
     reason: str | None
     """Why branches are tuned as separate rows; None if they share prefixes."""
 
-
-def prepare(stage: str, params: Tuning, rendered: Path, former: Path, ingested: Path, base: Path) -> Prepared:
-    """Load, freeze, order: the half of `tune` that takes no step; `plan` measures from here.
-
-    Raises:
-        ValueError: this loop cannot tune a model of that family, or not on these trees.
-    """
-    torch.set_num_threads(params.threads)
-    transformers.set_seed(params.seed)
-    own = tree.read_all(rendered)
-    again = replayed(tree.read_all(former), params.replay, params.seed) if params.replay else []
-    trees = own + again
-    device = resolve_device(params.device)
-    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths.
-    stock = "eager" if device == "cpu" else "sdpa"
-    loaded = load_model(base, attention=stock)
-    if (missing := unfed(loaded)) is not None:
-        raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
-    unfit = why_not_shared(loaded.config)
-    reason = "share_prefix is never" if params.share_prefix == "never" else unfit
-    if reason is not None:
-        print(f"{stage}: branches are tuned as separate rows, because {reason}")
-    if unfit is None:
-        loaded.set_attn_implementation({"text_config": attention.NAME})
-    refuse_idle(stage, params, trees)
-    tuned = apply_plan(loaded, params.parts, params.lora)
-    processor = load_processor(base)
-    pixels = Pixels(ingested, trees, processor)
-    collator = Collator(pixels, processor, unfit is None, params.weighting, positions_of(loaded))
-    sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
-    steps = order(sizes, params.epochs, params.step_size, params.seed)
-    batches = batched(stage, params, [[one] if reason is None else separate_rows(one) for one in trees], steps)
-    work = checkpoints(stage, params, [rendered, former], base)
-    trainer = TreeTrainer(
-        stage,
-        params,
-        batches,
-        model=tuned,
-        args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
-        data_collator=collator,
-        optimizers=(muon_and_adamw(tuned, params) if params.optimizer == "muon" else None, None),
-    )
-    return Prepared(trainer, tuned, processor, work, own, again, trees, steps, reason)
+    @property
+    def seen(self) -> list[Tree]:
+        """The trees that some step has."""
+        trees = self.own + self.again
+        return [trees[index] for index in sorted({index for step in self.steps for index in step})]
 
 
 def tune(
@@ -112,22 +84,88 @@ def tune(
     In several processes, each calls this; the first one writes. A run that was killed goes on at its last checkpoint.
 
     Raises:
-        ValueError: this loop cannot tune a model of that family.
+        ValueError: this loop cannot tune a model of that family, or not on these trees; or the run was stopped.
     """
-    prepared = prepare(stage, params, rendered, former, ingested, base)
-    trainer, tuned, processor, work, own, again, trees, steps, reason = prepared
+    ready = prepare(stage, params, rendered, former, ingested, base)
+    trainer, work = ready.trainer, ready.work
     first = trainer.is_world_process_zero()
-    begun = made_ready(stage, params, work, tuned) if first else last_whole(work)
-    with tracked(stage, params, work) if first else contextlib.nullcontext():
+    begun = made_ready(stage, params, work, ready.tuned) if first else last_whole(work)
+    refuse_different(stage, digest=work.name, checkpoint=begun)
+    plan = plan_of(ready.tuned, params)
+    with tracked(stage, params, work, plan, ready.tuned) if first else contextlib.nullcontext():
+        if first:
+            mlflow.set_tag("pictures", ready.pictures)
         trainer.train(resume_from_checkpoint=begun)
+    tensors = gathered(ready.tuned, first)
     if first:
-        summary = summarise(trainer, trees, len(again), reason) | ways(work)
+        summary = summarise(trainer, ready.own, ready.again, ready.reason) | {"parts": plan} | ways(work)
+        trainer.forget_optimizer()
+        asked = some_inputs(ready.seen, ready.pixels, ready.processor, ready.family)
         with refusing_full(model.parent, f"what {stage} has made"):
-            save(trainer.accelerator.unwrap_model(tuned), processor, model, trainable(tuned))
+            summary |= save(tensors, ready.processor, base, model, params, asked, ready.device)
             metrics.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             curve_of(trainer).to_csv(curve, index=False)
-            write(ledger, learnt(stage, own, again, steps))
+            write(ledger, learnt(stage, ready.own, ready.again, ready.steps))
         discard(work)
+
+
+def prepare(stage: str, params: Tuning, rendered: Path, former: Path, ingested: Path, base: Path) -> Prepared:
+    """Load, freeze, order: the half of `tune` that takes no step; `plan` measures from here.
+
+    Raises:
+        ValueError: this loop cannot tune a model of that family, or not on these trees.
+    """
+    torch.set_num_threads(params.threads)
+    transformers.set_seed(params.seed)
+    own = tree.read_all(rendered)
+    again = replayed(tree.read_all(former), params.replay, params.seed) if params.replay else []
+    trees = own + again
+    device = resolve_device(params.device)
+    loaded, reason = load(stage, params, base, device)
+    refuse_idle(stage, params, trees)
+    refuse_bare(stage, trees)
+    tuned = apply_plan(loaded, params.parts, params.lora)
+    compute_only_asked(tuned)
+    sizes = [len(one.branches) if params.step_unit == "examples" else 1 for one in trees]
+    steps = order(sizes, params.epochs, params.step_size, params.seed)
+    batches = batched(stage, params, [[one] if reason is None else rows_of(loaded.config, one) for one in trees], steps)
+    processor, family = load_processor(base), family_of(loaded)
+    learnt_from = [trees[index] for index in sorted({index for step in steps for index in step})]
+    pixels = Pixels(ingested, learnt_from, processor, base, fillers(params), cached=not params.cache_features)
+    pictures = Features(stage, params, loaded, pixels, device, workers_of(params)) if params.cache_features else pixels
+    flat = why_not_shared(loaded.config) is None
+    work = checkpoints(stage, params, [rendered, former], base)
+    trainer = TreeTrainer(
+        stage,
+        params,
+        batches,
+        model=tuned,
+        args=arguments(params, work, len(steps), len(batches[0]), device, all(one.images for one in trees)),
+        data_collator=Collator(pictures, processor, flat, params.weighting, family, attention.way_on(device)),
+    )
+    return Prepared(trainer, tuned, family, processor, pixels, pictures.told, device, work, own, again, steps, reason)
+
+
+def load(stage: str, params: Tuning, base: Path, device: str) -> tuple[Any, str | None]:
+    """The model in `base`, ready for trees; and why its branches are tuned as separate rows, None if they share prefixes.
+
+    Raises:
+        ValueError: this loop cannot tune a model of that family.
+    """
+    # On CPU, eager attention is 1.1 to 1.5 times faster than torch's fused one under bf16 at these lengths. Elsewhere it is the
+    # model's own choice: torch's fused one, but for those that cap their scores.
+    stock = "eager" if device == "cpu" else None
+    loaded: Any = load_model(base, held_in(params), stock, four_bits(base, params.parts, params.lora, device))
+    if (missing := unfed(loaded)) is not None:
+        raise ValueError(f"{stage} cannot tune {loaded.config.model_type} yet: {missing}")
+    unfit = why_not_shared(loaded.config)
+    reason = "share_prefix is never" if params.share_prefix == "never" else unfit
+    if reason is not None:
+        print(f"{stage}: branches are tuned as separate rows, because {reason}")
+    if unfit is None:
+        seeing = {"vision_config": lean.NAME} if device == "cpu" else {}
+        loaded.set_attn_implementation({"text_config": attention.NAME} | seeing)
+    return loaded, reason
 
 
 def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
@@ -143,6 +181,28 @@ def refuse_idle(stage: str, params: Tuning, trees: Sequence[Tree]) -> None:
             f"{stage}.parts.language_model is frozen, so nothing would learn from them; set it to full or lora, or take only "
             f"sources with pictures (curate.{stage}.sources) in params.yaml"
         )
+
+
+def refuse_bare(stage: str, trees: Sequence[Tree]) -> None:
+    """Refuse trees without a picture where processes share the model out.
+
+    Raises:
+        ValueError: some have none, and a process whose batch has none would not ask for the tower's layers, for whose parts
+            the others would wait.
+    """
+    bare = [one.branches[0] for one in trees if not one.images]
+    if bare and shared_out():
+        raise ValueError(
+            f"{len(bare)} conversations of {stage} have no picture (first: row {bare[0].row} of source {bare[0].source}), and "
+            f"{stage}.accelerate shares the model out, which works only where all have one; take a config of distributed_type "
+            f"MULTI_GPU, or only sources with pictures (curate.{stage}.sources) in params.yaml"
+        )
+
+
+def fillers(params: Tuning) -> int:
+    """How many processes fill a cache, for each that tunes: its workers, or where it is alone, as many as may compute."""
+    alone = params.processes == 1 and used().engine == "local"
+    return max(1, workers_of(params), used().processes if alone else 1)
 
 
 def replayed(trees: Sequence[Tree], share: float, seed: int) -> list[Tree]:
@@ -174,11 +234,3 @@ def batched(
         )
     batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
     return [[[units[index] for index in batch] for batch in step] for step in batches]
-
-
-def save(tuned: Any, processor: Any, folder: Path, names: dict[str, int]) -> None:
-    """Write the model with LoRA merged in, its processor, and the list of what was tuned, as one transformers folder."""
-    plain: PreTrainedModel = tuned.merge_and_unload() if hasattr(tuned, "merge_and_unload") else tuned
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "tuned_parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

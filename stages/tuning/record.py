@@ -1,7 +1,7 @@
 """What a run leaves behind of itself: its curve, its metrics, and its run in MLflow."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from transformers import Trainer
 
-from stages.models.plan import trainable
+from stages.models.plan import sizes, trainable
 from stages.running.tracking import use_tracking
 from stages.trees.tree import Tree
+from stages.tuning.optimizer import rate_of
 from stages.tuning.params import Tuning
 
 
 @contextlib.contextmanager
-def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
+def tracked(stage: str, params: Tuning, work: Path, plan: Mapping[str, Mapping[str, Any]], model: Any) -> Iterator[None]:
     """Within it, curves go live to an MLflow run: a new one, or the one that a killed run of the same digest began.
 
     One that goes on in another way (in fewer processes, say) gets a new one, which names the former: MLflow's do not change.
+    The run also has the `plan` (`plan_of`), and the names and sizes of what is tuned in `model`.
     """
     use_tracking()
     begun = work / "mlflow_run_id"
@@ -37,6 +39,8 @@ def tracked(stage: str, params: Tuning, work: Path) -> Iterator[None]:
         fresh.replace(begun)
         mlflow.set_tag("stage", stage)
         mlflow.log_params(told)
+        mlflow.log_params({f"{stage}.{part}.{key}": value for part, one in plan.items() for key, value in one.items()})
+        mlflow.log_dict(trainable(model), "tuned_parameters.json")
         yield
 
 
@@ -51,20 +55,35 @@ def found(run_id: str) -> Run | None:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def summarise(trainer: Trainer, trees: Sequence[Tree], replayed: int, reason: str | None) -> dict[str, Any]:
+def plan_of(model: Any, params: Tuning) -> dict[str, dict[str, Any]]:
+    """Of each part: how it is tuned, its parameters (LoRA's among them), those that are tuned, and AdamW's peak rate."""
+    found = list(sizes(model))
+    return {
+        part: {
+            "how": how,
+            "parameters": sum(size for _, where, size, _ in found if where == part),
+            "tuned": sum(size for _, where, size, is_tuned in found if where == part and is_tuned),
+            "learning_rate": None if how == "frozen" else rate_of(part, params),
+        }
+        for part, how in params.parts.model_dump().items()
+    }
+
+
+def summarise(trainer: Trainer, own: Sequence[Tree], again: Sequence[Tree], reason: str | None) -> dict[str, Any]:
     """The stage's metrics: sizes, and the loss at both ends of the run. No clock: the same run gives the same bytes."""
+    trees = [*own, *again]
     losses = curve_of(trainer)["loss"]
     model: Any = trainer.model
     return {
         "steps": trainer.state.global_step,
         "trees": len(trees),
-        "trees_replayed": replayed,
+        "trees_replayed": len(again),
         "examples": sum(len(one.branches) for one in trees),
         "tokens_an_epoch": sum(one.tokens for one in trees),
         "supervised_tokens_an_epoch": sum(sum(branch.supervised) for one in trees for branch in one.branches),
         "loss_first": round(float(losses.iloc[0]), 4),
         "loss_last": round(float(losses.tail(5).mean()), 4),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(size for _, _, size, _ in sizes(model)),
         "parameters_tuned": sum(trainable(model).values()),
         "prefix_shared": reason is None,
         "prefix_not_shared_because": reason or "",

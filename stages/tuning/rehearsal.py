@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import MLflowCallback
 from transformers.trainer_utils import SaveStrategy
 
@@ -28,13 +28,10 @@ from stages.models.plan import trainable
 from stages.running.leash import follow_parent
 from stages.trees import tree
 from stages.trees.tree import Tree
-from stages.tuning.data import Ordered
-from stages.tuning.launch import REFUSAL, REFUSED, environment
+from stages.tuning.launch import REFUSAL, REFUSED, environment, of_rank
 from stages.tuning.params import Tuning
 
 RESULT = "result-{}.json"
-PLACES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-"""Environment variables by which Accelerate knows that it is one of several processes."""
 LOOK_EVERY_SECONDS = 0.1
 MOST_OF_MEMORY = 0.95
 """Share of the machine's memory at which processes that measure are ended: a plan must not take the machine down."""
@@ -116,8 +113,7 @@ def too_large(stage: str, params: Tuning, memory: int) -> str:
 
 def _environment(params: Tuning, rank: int) -> dict[str, str]:
     """As the stage's own processes have it; one alone has no others to look for."""
-    given = environment(params, rank)
-    return given if params.processes > 1 else {name: value for name, value in given.items() if name not in PLACES}
+    return environment(params) | (of_rank(params, rank) if params.processes > 1 else {})
 
 
 def _ended(started: "Sequence[subprocess.Popen[bytes]]", most: int | None) -> tuple[list[int], bool]:
@@ -191,17 +187,19 @@ def main() -> None:
 def _measured(params: Tuning, job: dict[str, Any], device: str) -> Rehearsed:
     """Take the job's steps."""
     from stages.tuning.loop import prepare
+    from stages.tuning.trainer import Shown
 
     itself = psutil.Process().memory_info().rss if device == "cpu" else 0
     folder = Path(job["batches"])
     ready = prepare(job["stage"], params, folder, folder, Path(job["ingested"]), Path(job["base"]))
     trainer = ready.trainer
     batches = [tree.read(path) for path in shards.of(folder)]
-    trainer.train_dataset = Ordered(batches)
-    trainer.args.max_steps = len(batches) // job["a_step"]
-    trainer.args.gradient_accumulation_steps = job["a_step"] // params.processes
+    a_step = job["a_step"]
+    trainer.put([batches[first : first + a_step] for first in range(0, len(batches), a_step)])
+    trainer.args.max_steps = len(batches) // a_step
+    trainer.args.gradient_accumulation_steps = a_step // params.processes
     trainer.args.save_strategy = SaveStrategy.NO
-    for unasked in (MLflowCallback, ProgressCallback):
+    for unasked in (MLflowCallback, Shown):
         trainer.remove_callback(unasked)
     watch = Watch(torch.cuda.synchronize if device == "cuda" else lambda: None)
     trainer.add_callback(watch)

@@ -15,6 +15,7 @@ from transformers import ProcessorMixin
 
 from stages.models.loading import load_model
 from stages.models.plan import apply_plan, trainable
+from stages.trees.families import Family
 from stages.trees.tree import Tree
 from stages.tuning.data import Collator
 from stages.tuning.params import Tuning
@@ -117,12 +118,12 @@ def prove(untuned: torch.Tensor, adapted: torch.Tensor, saved: torch.Tensor, par
     return {"saved_from_tuned": round(off, 4), "saved_from_base": round(changed, 4)}
 
 
-def some_inputs(trees: Sequence[Tree], pixels: Pixels, processor: ProcessorMixin) -> dict[str, Any]:
+def some_inputs(trees: Sequence[Tree], pixels: Pixels, processor: ProcessorMixin, family: Family) -> dict[str, Any]:
     """The shortest of `trees`' conversations, as plain padded rows that every model reads, whatever it was tuned on."""
     rows = [Tree(one.images, one.prefix, one.branches[:1]) for one in trees]
     rows.sort(key=lambda row: (row.tokens, row.images, row.branches[0].row))
     some = [*[row for row in rows if row.images][:ASKED], *[row for row in rows if not row.images][:ASKED]]
-    inputs = Collator(pixels, processor, False, "token")([some])
+    inputs = Collator(pixels, processor, False, "token", family)([some])
     return {name: one for name, one in inputs.items() if name not in ("labels", "weights")}
 
 

@@ -2,24 +2,32 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from stages.models.plan import check_plan
 from stages.running.progress import progress
 from stages.trees.tree import Tree
 from stages.tuning import checkpoints
+from stages.tuning.accelerated import shared_out
 from stages.tuning.data import Ordered
 from stages.tuning.guards import Guard
+from stages.tuning.optimizer import optimizer_of
 from stages.tuning.params import Tuning
+from stages.tuning.precision import WatchPrecision, is_autocast
+from stages.tuning.several import gathered, gathered_state, spread, spread_state
 
 LOG_EVERY_STEPS = 10
+BATCHES_AHEAD = 2
+"""Batches that each worker has ready beforehand; with those in its hands, what memory its pictures take."""
 
 
 class TreeTrainer(Trainer):
@@ -34,13 +42,39 @@ class TreeTrainer(Trainer):
 
     def __init__(self, stage: str, params: Tuning, steps: Sequence[Sequence[Sequence[Tree]]], **kwargs: Any) -> None:
         """`steps`: for each step its batches, of all processes."""
-        self.begun, self.a_step = 0, len(steps[0])
+        self.params, self.begun = params, 0
         self.guard = Guard(stage, params, steps)
-        super().__init__(train_dataset=Ordered([batch for step in steps for batch in step]), **kwargs)
+        super().__init__(train_dataset=Ordered([]), **kwargs)
+        self.put(steps)
         self.guard.trainer = self
         self.remove_callback(PrinterCallback)
-        for callback in (LogAtCheckpoints(), self.guard, GoOn(self), Shown(self.guard)):
+        for callback in (WatchPrecision(params), LogAtCheckpoints(), self.guard, GoOn(self), Shown(self.guard)):
             self.add_callback(callback)
+        if self.is_fsdp_enabled:
+            # A family's class names the layers of every tower it might have; those it has not would be searched for in vain.
+            model: Any = self.model
+            whole, mine = set(model._no_split_modules), {type(module).__name__ for module in model.modules()}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(whole & mine)
+
+    def put(self, steps: Sequence[Sequence[Sequence[Tree]]]) -> None:
+        """Have these steps, each of as many batches as the next, in the place of those it had."""
+        self.a_step, self.guard.steps = len(steps[0]), steps
+        self.train_dataset = Ordered([batch for step in steps for batch in step])
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer over what is tuned; by now nothing may stand between the plan and that."""
+        planned: Any = self.model if model is None else model
+        check_plan(planned, self.params.parts, self.params.lora)
+        if self.optimizer is None:
+            self.optimizer = optimizer_of(planned, self.params)
+        return self.optimizer
+
+    def forget_optimizer(self) -> None:
+        """Give back the memory of the optimizer's state and of the gradients: the run is over, and the proof wants room."""
+        gradients: Any = self.model
+        gradients.zero_grad()
+        self.optimizer = self.lr_scheduler = None
+        self.accelerator.free_memory()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Tune, from a checkpoint or the first step.
@@ -83,9 +117,9 @@ class TreeTrainer(Trainer):
         return norm
 
     @property
-    def sharded(self) -> bool:
-        """Whether no process has all of the weights, so that Accelerate must write and read the checkpoints' tensors."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    def by_deepspeed(self) -> bool:
+        """Whether DeepSpeed holds the optimizer, so that it must write and read the checkpoints' tensors itself."""
+        return bool(self.is_deepspeed_enabled)
 
     def last_step(self) -> int | None:
         """Steps that are behind the newest checkpoint; None: there is none."""
@@ -105,16 +139,17 @@ class TreeTrainer(Trainer):
             self.accelerator.wait_for_everyone()  # until all have looked whether there is one
         if due and not alone:
             self._save_checkpoint(self.model)
-        elif due and not self.sharded:
+        elif due and not shared_out():
             self._write()
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         work = Path(str(self.args.output_dir))
-        if self.sharded:
+        if self.by_deepspeed:
             super()._save_checkpoint(model, trial)  # where _get_output_dir says, each process its share
             self.accelerator.wait_for_everyone()
-        if self.args.should_save:
+        if self.args.should_save or shared_out():
             self._write()
+        if self.args.should_save:
             checkpoints.keep_newest(work)
         # No process ends, and so ends the others, before the checkpoint is there.
         self.accelerator.wait_for_everyone()
@@ -123,10 +158,13 @@ class TreeTrainer(Trainer):
         return str(Path(str(self.args.output_dir)) / f"{checkpoints.WRITING}shards")
 
     def _write(self) -> None:
-        """Write what this process has in memory as a checkpoint."""
+        """Write what this process has in memory as a checkpoint; shared out, what all have, and each must call it."""
         work, step = Path(str(self.args.output_dir)), self.state.global_step
+        writes = self.args.should_save or not shared_out()
         rest = {checkpoints.RUN: json.dumps({"losses": list(self.guard.losses), **self._unlogged()})}
-        if self.sharded:
+        if self.by_deepspeed:
+            if not writes:
+                return
             folder = Path(self._get_output_dir(None)) / f"{checkpoints.PREFIX}{step}"
             for name, text in rest.items():
                 (folder / name).write_text(text, encoding="utf-8")
@@ -136,7 +174,11 @@ class TreeTrainer(Trainer):
         state = dataclasses.asdict(self.state) | {"save_steps": None}
         rest[TRAINER_STATE_NAME] = json.dumps(state, indent=1, sort_keys=True)
         states = {name: one.state_dict() for name, one in self._stateful().items()}
-        checkpoints.write(work, step, checkpoints.tuned_tensors(self.model), states, rest, self.args.process_index)
+        if shared_out():
+            states["optimizer"] = gathered_state(self.optimizer, writes)
+        tensors = gathered(self.model, writes)  # type: ignore[arg-type]
+        if writes:
+            checkpoints.write(work, step, tensors, states, rest, self.args.process_index)
 
     def _unlogged(self) -> dict[str, Any]:
         """What was summed since the curve's last point."""
@@ -149,20 +191,22 @@ class TreeTrainer(Trainer):
         return {"unlogged": summed, "logged_at": self._globalstep_last_logged}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.sharded:
+        if self.by_deepspeed:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        tensors = load_file(Path(resume_from_checkpoint) / checkpoints.TUNED)
         mine = checkpoints.tuned_tensors(self.model if model is None else model)
-        assert tensors.keys() == mine.keys(), "a checkpoint of another plan; its digest should have told"
-        for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
+        with safe_open(Path(resume_from_checkpoint) / checkpoints.TUNED, "pt") as tensors:
+            assert set(tensors.keys()) == mine.keys(), "a checkpoint of another plan; its digest should have told"
+            for name, tensor in mine.items():
+                tensor.copy_(spread(tensors.get_tensor(name), tensor))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.sharded or checkpoint is None:
+        if self.by_deepspeed or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         states = checkpoints.read_optimizer(Path(checkpoint))
+        if shared_out():
+            states["optimizer"] = spread_state(states["optimizer"], self.optimizer)
         for name, one in self._stateful().items():
             one.load_state_dict(states[name])
 
@@ -247,11 +291,18 @@ class Shown(TrainerCallback):
             self.bar.close()
 
 
+def workers_of(params: Tuning) -> int:
+    """How many workers each process has: as params say, but all processes of this machine no more than it has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(params.workers, max(1, cores // params.processes))
+
+
 def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str, always_pictures: bool) -> TrainingArguments:
     """What the Trainer is told, of so many steps of so many batches each.
 
     `always_pictures`: every tree has one, so every step reaches every tuned parameter.
     """
+    seeing = {params.parts.vision_tower, params.parts.connector}
     given = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
@@ -262,7 +313,9 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         warmup_steps=round(params.warmup * steps),
         weight_decay=params.weight_decay,
         adam_beta2=params.beta2,
-        bf16=params.precision == "bf16",
+        bf16=is_autocast(params),
+        activation_checkpointing=params.checkpoint_activations,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=device == "cpu",
         seed=params.seed,
         save_steps=params.checkpoint_steps,
@@ -273,9 +326,12 @@ def arguments(params: Tuning, work: Path, steps: int, batches: int, device: str,
         disable_tqdm=True,
         report_to=["mlflow"],
         remove_unused_columns=False,
-        ddp_find_unused_parameters=not always_pictures,
-        dataloader_num_workers=0,
+        ddp_find_unused_parameters=not always_pictures and seeing != {"frozen"},
+        dataloader_num_workers=workers_of(params),
+        dataloader_prefetch_factor=BATCHES_AHEAD if params.workers else None,
     )
     # With several GPUs in sight and one process, the Trainer would lay each batch over all of them, as so many batches.
     given._n_gpu = min(1, given.n_gpu)
+    # Copies of this process, which share the trees and the caches with it; Python would start anew from 3.14 on.
+    given.dataloader_multiprocessing_context = "fork" if params.workers else None
     return given

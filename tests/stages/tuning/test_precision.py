@@ -10,7 +10,7 @@ from stages.trees import attention, tree
 from stages.tuning.data import Collator
 from stages.tuning.params import Tuning
 from stages.tuning.pixels import Pixels
-from stages.tuning.precision import WatchPrecision, held_in, saved_in
+from stages.tuning.precision import held_in, saved_in
 from stages.tuning.trainer import TreeTrainer, arguments
 
 MIXED = {"vision_tower": "frozen", "connector": "full", "language_model": "lora"}
@@ -21,12 +21,12 @@ def trainer_of(model: Any, params: Tuning, place: Path, base: Path, steps: int =
     trees = tree.read(place / "rendered" / "00000.parquet")
     processor = load_processor(base)
     return TreeTrainer(
+        "train",
         params,
+        [[[one]] for one in trees[:steps]],
         model=model,
         args=arguments(params, place / "work", steps, 1, "cpu", True),
-        train_dataset=[[one] for one in trees[:steps]],
         data_collator=Collator(Pixels(place / "ingested", trees, processor), processor, True, "token"),
-        callbacks=[WatchPrecision(params)],
     )
 
 

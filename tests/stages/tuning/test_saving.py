@@ -10,6 +10,7 @@ from transformers import LlavaForConditionalGeneration
 from stages.models.loading import load_model, load_processor
 from stages.models.plan import apply_plan
 from stages.trees import tree
+from stages.trees.families import PLAIN
 from stages.trees.tree import Branch, Tree
 from stages.tuning import saving
 from stages.tuning.checkpoints import tuned_tensors
@@ -35,7 +36,7 @@ def learnt(base: Path, params: Tuning, amount: float = 0.1) -> dict[str, torch.T
 def saved(place: Path, base: Path, params: Tuning, tuned: dict[str, torch.Tensor]) -> dict[str, float]:
     processor = load_processor(base)
     trees = tree.read(place / "rendered" / "00000.parquet")
-    inputs = saving.some_inputs(trees, Pixels(place / "ingested", trees, processor), processor)
+    inputs = saving.some_inputs(trees, Pixels(place / "ingested", trees, processor), processor, PLAIN)
     return saving.save(tuned, processor, base, place / "model", params, inputs, "cpu")
 
 
