@@ -72,10 +72,11 @@ from stages.trees import attention  # noqa: E402
 from stages.trees.batch import separate_rows  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning.asked import compute_only_asked  # noqa: E402
-from stages.tuning.data import Collator, Ordered, packed  # noqa: E402
+from stages.tuning.data import Collator, packed  # noqa: E402
+from stages.tuning.features import Features  # noqa: E402
 from stages.tuning.params import Tuning  # noqa: E402
 from stages.tuning.pixels import Pixels  # noqa: E402
-from stages.tuning.trainer import TreeTrainer, arguments  # noqa: E402
+from stages.tuning.trainer import Shown, TreeTrainer, arguments  # noqa: E402
 
 SEED = 17
 ROWS = 32
@@ -341,8 +342,6 @@ def written_out(rows: Sequence[Row]) -> str:
 
 def ours(material: Material, steps: int, precision: str = "bf16", shared: bool = True, features: bool = False) -> Trainer:
     """Trees by the pieces of stages/tuning/loop.py, and its params but for what a comparison must hold equal."""
-    if features:
-        raise ValueError("ours_features waits for the features' cache to be tied in here: a cell without it would say 1.0")
     cell = material.cell
     params = Tuning(
         **read_params(ROOT / "params.yaml")["train"]
@@ -376,13 +375,18 @@ def ours(material: Material, steps: int, precision: str = "bf16", shared: bool =
     batches = packed(order, [one.tokens for one in units], TOKENS_A_BATCH, processes=1)
     given = arguments(params, material.folder / "work", steps, len(batches[0]), "cpu", always_pictures=True)
     given.report_to, given.save_strategy, given.disable_tqdm = [], "no", True
-    pixels = Pixels(material.folder / "ingest", trees, processor)
-    return TreeTrainer(
+    pixels = Pixels(material.folder / "ingest", trees, processor, cached=not features)
+    shown = Features("train", params, model, pixels, "cpu") if features else pixels
+    trainer = TreeTrainer(
+        "train",
+        params,
+        [[[units[index] for index in batch] for batch in step] for step in batches],
         model=tuned,
         args=given,
-        train_dataset=Ordered([[units[index] for index in batch] for step in batches for batch in step]),
-        data_collator=Collator(pixels, processor, flat=True, weighting=params.weighting),
+        data_collator=Collator(shown, processor, flat=True, weighting=params.weighting),
     )
+    trainer.remove_callback(Shown)
+    return trainer
 
 
 RATE = 1e-4

@@ -37,6 +37,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
+    Adafactor,
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -62,10 +63,10 @@ from stages.models.tiny import CHAT_TEMPLATE, IMAGE, train_tokenizer  # noqa: E4
 from stages.running.section import read_params  # noqa: E402
 from stages.trees import attention  # noqa: E402
 from stages.tuning.asked import SINGLY, compute_only_asked  # noqa: E402
-from stages.tuning.data import Collator, Ordered, packed  # noqa: E402
+from stages.tuning.data import Collator, packed  # noqa: E402
 from stages.tuning.params import Tuning  # noqa: E402
 from stages.tuning.pixels import Pixels  # noqa: E402
-from stages.tuning.trainer import TreeTrainer, arguments  # noqa: E402
+from stages.tuning.trainer import Shown, TreeTrainer, arguments  # noqa: E402
 
 SEED = 17
 ROWS = 32
@@ -274,12 +275,25 @@ def ours(asked: Asked, tuned: str, material: Material, steps: int) -> Trainer:
     given.report_to, given.save_strategy, given.disable_tqdm, given.optim = [], "no", True, optim_of(asked)
     # Autocast computes LoRA's factors, which peft keeps in fp32, in bf16 like all else.
     given.bf16, given.gradient_checkpointing = True, asked.checkpoint
-    return TreeTrainer(
+    way = attention.way_on(asked.device)
+    pixels = Pixels(material.folder / "ingest", trees, processor)
+    trainer = TreeTrainer(
+        "train",
+        params,
+        [[[trees[index] for index in batch] for batch in step] for step in batches],
         model=model,
         args=given,
-        train_dataset=Ordered([[trees[index] for index in batch] for step in batches for batch in step]),
-        data_collator=Collator(Pixels(material.folder / "ingest", trees, processor), processor, True, params.weighting),
+        data_collator=Collator(pixels, processor, True, params.weighting, way=way),
+        optimizers=(adafactor_of(model, params) if asked.optimizer == "adafactor" else None, None),
     )
+    trainer.remove_callback(Shown)
+    return trainer
+
+
+def adafactor_of(model: Any, params: Tuning) -> torch.optim.Optimizer:
+    """transformers' Adafactor with a fixed rate, as its Trainer makes it: the engine has none of its own."""
+    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Adafactor(tuned, lr=params.learning_rate, scale_parameter=False, relative_step=False)
 
 
 def plain(asked: Asked, tuned: str, material: Material, steps: int) -> Trainer:

@@ -41,7 +41,10 @@ def tracked(stage: str, params: Tuning, work: Path, plan: Mapping[str, Mapping[s
         mlflow.log_params(told)
         mlflow.log_params({f"{stage}.{part}.{key}": value for part, one in plan.items() for key, value in one.items()})
         mlflow.log_dict(trainable(model), "tuned_parameters.json")
-        yield
+        try:
+            yield
+        finally:
+            mlflow.flush_async_logging()  # the curve's last points are on their way still
 
 
 def found(run_id: str) -> Run | None:

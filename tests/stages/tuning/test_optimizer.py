@@ -181,7 +181,7 @@ def test_without_rates_of_parts_adamw_steps_to_the_bit_as_the_trainers_own(tiny_
     models = [planned(tiny_model, mine) for _ in range(2)]
     for parameter, other in zip(*(model.parameters() for model in models), strict=True):
         other.data.copy_(parameter.data)  # LoRA's first weights are drawn
-    ours = TreeTrainer(mine, model=models[0], args=given)
+    ours = TreeTrainer("train", mine, [[[]]], model=models[0], args=given)
     theirs = Trainer(model=models[1], args=given)
 
     for _ in range(3):

@@ -40,7 +40,7 @@ def sized(place, base, tuning, **changes):
     (place / "params.yaml").write_text(yaml.safe_dump(PARAMS | values))
     graph = {}
     for stage, before, former in zip(TUNING, ("base", *TUNING), ("", "rendered ", "rendered "), strict=False):
-        read = f"rendered {former}ingested {base if before == 'base' else before}"
+        read = f"rendered {former}ingested {base if before == 'base' else before}{' connect' if stage == 'align' else ''}"
         graph[stage] = {"cmd": f"python -m stages.{stage} {read} {stage} metrics curve ledger"}
     (place / "dvc.yaml").write_text(yaml.safe_dump({"stages": graph}))
     return place / "params.yaml", place / "dvc.yaml"

@@ -152,7 +152,7 @@ def test_the_proof_asks_with_pictures_and_without(place, tiny_model):
     talk = Tree((), (), (Branch("talks", 7, "t", "short", (3, 10, 4, 30, 1), (False, False, False, True, True)),))
     processor = load_processor(tiny_model)
 
-    inputs = saving.some_inputs([*trees, talk], Pixels(place / "ingested", trees, processor), processor)
+    inputs = saving.some_inputs([*trees, talk], Pixels(place / "ingested", trees, processor), processor, PLAIN)
 
     assert len(inputs["pixel_values"]) == saving.ASKED
     assert len(inputs["input_ids"]) == saving.ASKED + 1
