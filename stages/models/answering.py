@@ -1,17 +1,39 @@
-"""A model answers questions about pictures: greedily, in batches, each answer as if it had been asked alone."""
+"""A model answers questions about pictures: greedily, in batches, each answer as if it had been asked alone.
+
+Questions about one picture share it: picture and the words before it go through the model once, and each question goes on from
+there (keys and values are copied). Where a family is not proved to allow that, each question is asked with its picture.
+"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache, PretrainedConfig
 
 from stages.corpus.decoding import FORMATS
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
 from stages.models.question import Question
+
+SHARING = {"llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
+"""Model types that answer alike whether the picture's keys and values are copied or made anew (a test holds it for each)."""
+OF_WORDS = {"input_ids", "attention_mask"}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture as the processor gives it, with the words that stand before it."""
+
+    prefix: tuple[int, ...]
+    """Token ids up to the picture's last."""
+    pictures: Mapping[str, Tensor]
+    """What the model takes beside words."""
 
 
 class Answerer:
@@ -27,22 +49,120 @@ class Answerer:
         self.processor: Any = load_processor(folder)
         # Left: the last token of every row of a batch is then the one the answer follows.
         self.processor.tokenizer.padding_side = "left"
+        self.shares = shares_pictures(self.model.config)
 
     @torch.inference_mode()
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         """The answers to a batch of `asking.batched`, without surrounding white space."""
-        inputs = self.processor.apply_chat_template(
+        pictures = {question.image for question in questions}
+        if self.shares and None not in pictures and len(pictures) < len(questions):
+            asked = self._once(questions)
+        else:
+            given = self._processed(questions, padding=True)
+            asked = given.to(self.device, dtype=self.model.dtype)
+        generated = self.model.generate(
+            **asked, max_new_tokens=questions[0].max_new_tokens, do_sample=False, num_beams=1, use_cache=True
+        )
+        new = generated[:, asked["input_ids"].shape[1] :]
+        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+
+    def _processed(self, questions: Sequence[Question], **how: Any) -> Any:
+        return self.processor.apply_chat_template(
             [[_message(question)] for question in questions],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"padding": True, "return_tensors": "pt"},
-        ).to(self.device, dtype=self.model.dtype)
-        generated = self.model.generate(
-            **inputs, max_new_tokens=questions[0].max_new_tokens, do_sample=False, num_beams=1, use_cache=True
+            processor_kwargs={"return_tensors": "pt", **how},
         )
-        new = generated[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
+
+    def _once(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What `generate` takes, each picture seen once: words in full, and keys and values up to the pictures' ends."""
+        seen: dict[bytes | None, Seen] = {}
+        tails = []
+        for question in questions:
+            words = self._words(question)
+            if question.image not in seen:
+                seen[question.image] = self._seen(question, words)
+            tails.append(words[words.index(self._image_id) + 1 :])
+        order = list(seen)
+        rows = [order.index(question.image) for question in questions]
+        prefixes = [list(seen[image].prefix) for image in order]
+        cache = self._cache([seen[image] for image in order], rows)
+        width = max(map(len, prefixes)), max(map(len, tails))
+        ids, mask = torch.full((len(rows), sum(width)), self._pad_id), torch.zeros(len(rows), sum(width), dtype=torch.int64)
+        for number, (row, tail) in enumerate(zip(rows, tails, strict=True)):
+            for end, part in ((width[0], prefixes[row]), (sum(width), tail)):
+                ids[number, end - len(part) : end], mask[number, end - len(part) : end] = torch.tensor(part), 1
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device), "past_key_values": cache}
+
+    @property
+    def _pad_id(self) -> int:
+        pad: int = self.processor.tokenizer.pad_token_id
+        return pad
+
+    @property
+    def _image_id(self) -> int:
+        image: int = self.processor.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+        return image
+
+    def _words(self, question: Question) -> list[int]:
+        """The question's tokens, its picture one token of them."""
+        text = self.processor.apply_chat_template([_message(question)], add_generation_prompt=True, tokenize=False)
+        # As the processor itself does with a chat: a template that writes the first token wants no second one.
+        first = self.processor.tokenizer.bos_token
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=first is None or not text.startswith(first))[
+            "input_ids"
+        ]
+        return ids
+
+    def _seen(self, question: Question, words: list[int]) -> Seen:
+        given = self._processed([question])
+        ids = given["input_ids"][0].tolist()
+        place = words.index(self._image_id)
+        after = len(words) - place - 1
+        # Special tokens stand around a picture, so the words before and behind it are the same tokens whatever stands there.
+        around = ids[:place] + ids[len(ids) - after :]
+        assert around == words[:place] + words[place + 1 :], "the processor changed the words around the picture"
+        return Seen(tuple(ids[: len(ids) - after]), {name: given[name] for name in given if name not in OF_WORDS})
+
+    def _cache(self, seen: Sequence[Seen], rows: Sequence[int]) -> DynamicCache:
+        """Keys and values of the prefixes, padded on the left to the longest, one row for each of `rows`."""
+        alike: dict[Any, list[int]] = {}
+        for number, one in enumerate(seen):
+            shapes = tuple((name, tuple(tensor.shape)) for name, tensor in one.pictures.items())
+            alike.setdefault((len(one.prefix), shapes), []).append(number)
+        longest = max(len(one.prefix) for one in seen)
+        parts: list[list[tuple[Tensor, Tensor]]] = []
+        for (length, _), numbers in alike.items():
+            group = [seen[number] for number in numbers]
+            pictures = {name: torch.cat([one.pictures[name] for one in group]) for name in group[0].pictures}
+            taken = {
+                name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
+                for name, tensor in pictures.items()
+            }
+            cache = DynamicCache()
+            ids = torch.tensor([one.prefix for one in group], device=self.device)
+            self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **taken)
+            layers: Any = cache.layers
+            pad = (0, 0, longest - length, 0)
+            parts.append([(functional.pad(layer.keys, pad), functional.pad(layer.values, pad)) for layer in layers])
+        standing = [number for numbers in alike.values() for number in numbers]
+        chosen = torch.tensor([standing.index(row) for row in rows], device=self.device)
+        merged = DynamicCache()
+        for layer, each in enumerate(zip(*parts, strict=True)):
+            keys, values = (torch.cat([pair[half] for pair in each])[chosen] for half in (0, 1))
+            merged.update(keys, values, layer)
+        return merged
+
+
+def shares_pictures(config: PretrainedConfig) -> bool:
+    """Whether a model of this config may go on from copied keys and values.
+
+    Padding stands between a picture and a short question, which a window that counts tokens would see as distance.
+    """
+    text = config.get_text_config()
+    slides = getattr(text, "sliding_window", None) is not None and getattr(text, "use_sliding_window", True)
+    return config.model_type in SHARING and not slides
 
 
 def _message(question: Question) -> dict[str, Any]:
