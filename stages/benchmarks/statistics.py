@@ -6,12 +6,14 @@ by the sums it is made of, so one draw is one small matrix product however many 
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
+POWER = 0.8
 DRAWS_AT_ONCE = 100  # keeps the matrix of draws small: 100 × pictures
 
 
@@ -43,6 +45,8 @@ class Paired:
     """The same for a difference this far up."""
     clusters: int
     """Pictures; the number that says how much was really tested."""
+    detectable: float
+    """The smallest difference that such a test would find with `POWER`, two-sided at 1 - `LEVEL`."""
 
 
 def ratio(over: Floats, under: Floats) -> Floats:
@@ -125,7 +129,17 @@ def paired(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Seque
         p_worse=float((1 + np.sum(under_null <= seen + slack)) / (1 + resamples)),
         p_better=float((1 + np.sum(under_null >= seen - slack)) / (1 + resamples)),
         clusters=len(set(clusters)),
+        detectable=detectable(drawn),
     )
+
+
+def detectable(drawn: Floats) -> float:
+    """The smallest difference that would be found with `POWER`, given draws of a difference; a normal approximation.
+
+    (z of the level + z of the power) standard errors (Cohen 1988, ch. 2), the standard error being that of the draws.
+    """
+    normal = NormalDist()
+    return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * np.nanstd(drawn))
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:
