@@ -3,8 +3,8 @@
 Suites are drawn whose truth is known: each picture has a difficulty of its own (beta-distributed, so that the questions about
 one picture are right or wrong together), and models answer by it. Of each suite an interval is made as `evaluate` makes it, and
 holds the truth or does not; two models that are equally good (A/A) are tested as `register` tests them, and are told apart or
-not; and a gain of the size that the suite is said to detect is found or not. Wanted: 93 to 97 % of the intervals hold the truth,
-5 % of the A/A pairs at most are told apart on a side, and 80 % of such gains are found.
+not; and a gain of the size that the suite is said to detect is found or not. Wanted: 93 to 97 % of the intervals hold the
+truth, 5 % of the A/A pairs at most are told apart on a side, and 80 % of such gains are found.
 
 Writes bench/results/uncertainty.json.
 """

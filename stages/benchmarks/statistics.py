@@ -48,6 +48,11 @@ class Paired:
     detectable: float
     """The smallest difference that such a test would find with `POWER`, two-sided at 1 - `LEVEL`."""
 
+    @property
+    def p(self) -> float:
+        """How often a difference this large, up or down, comes by chance from two models that are equally good."""
+        return min(1.0, 2 * min(self.p_worse, self.p_better))
+
 
 def ratio(over: Floats, under: Floats) -> Floats:
     """`over` / `under`, and not-a-number where nothing stands under."""
@@ -118,18 +123,23 @@ def paired(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Seque
     assert len(scores_a) == len(scores_b) == len(clusters), "a paired test wants the same items for both models"
     difference = mean_of([b - a for a, b in zip(scores_a, scores_b, strict=True)])
     drawn = draws({"difference": difference}, clusters, resamples, seed)["difference"]
-    seen = difference.value()
-    under_null = drawn - seen
+    return tested(difference.value(), drawn, len(set(clusters)))
+
+
+def tested(difference: float, drawn: Floats, clusters: int) -> Paired:
+    """The test of a `difference` of two figures, given its draws over so many `clusters`; undefined draws are left out."""
+    known = drawn[~np.isnan(drawn)]
+    under_null = known - difference
     slack = 1e-12  # a draw that equals the observation must count, whatever the last bit says
-    low, high = interval(drawn)
+    low, high = interval(known)
     return Paired(
-        difference=seen,
+        difference=difference,
         low=low,
         high=high,
-        p_worse=float((1 + np.sum(under_null <= seen + slack)) / (1 + resamples)),
-        p_better=float((1 + np.sum(under_null >= seen - slack)) / (1 + resamples)),
-        clusters=len(set(clusters)),
-        detectable=detectable(drawn),
+        p_worse=float((1 + np.sum(under_null <= difference + slack)) / (1 + len(known))),
+        p_better=float((1 + np.sum(under_null >= difference - slack)) / (1 + len(known))),
+        clusters=clusters,
+        detectable=detectable(known),
     )
 
 
@@ -139,7 +149,7 @@ def detectable(drawn: Floats) -> float:
     (z of the level + z of the power) standard errors (Cohen 1988, ch. 2), the standard error being that of the draws.
     """
     normal = NormalDist()
-    return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * np.nanstd(drawn))
+    return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * np.std(drawn)) if len(drawn) else float("nan")
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from transformers import DynamicCache, PretrainedConfig
 from stages.corpus.decoding import FORMATS
 from stages.models.device import resolve_device
 from stages.models.loading import load_model, load_processor
+from stages.models.nested import nested
 from stages.models.question import Question
 
 SHARING = {"llava", "llava_next", "llava_onevision", "idefics3", "smolvlm", "internvl"}
@@ -66,6 +67,59 @@ class Answerer:
         new = generated[:, asked["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
 
+    def chosen(self, questions: Sequence[Question], options: Sequence[Sequence[str]]) -> list[str]:
+        """Of each question's `options` the one that is the likeliest answer, each token of it given those before.
+
+        All questions about one picture, and all options of each, go through the model in one row.
+
+        Raises:
+            ValueError: the tokenizer draws an option and what stands before it together.
+        """
+        about: dict[bytes | int, list[int]] = {}
+        for index, question in enumerate(questions):
+            about.setdefault(index if question.image is None else question.image, []).append(index)
+        picked = [""] * len(questions)
+        for group in about.values():
+            likely = self.likelihoods([questions[index] for index in group], [options[index] for index in group])
+            for index, values in zip(group, likely, strict=True):
+                picked[index] = options[index][max(range(len(values)), key=values.__getitem__)]
+        return picked
+
+    @torch.inference_mode()
+    def likelihoods(self, questions: Sequence[Question], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The logarithm of each option's probability behind its question; all questions must be about one picture."""
+        words = [self._words(question) for question in questions]
+        ends = [
+            [self._ending(question, asked, option) for option in its]
+            for question, asked, its in zip(questions, words, options, strict=True)
+        ]
+        if questions[0].image is None:
+            row, pictures = nested((), words, ends), {}
+        else:
+            seen = self._seen(questions[0], words[0])
+            row = nested(seen.prefix, [asked[asked.index(self._image_id) + 1 :] for asked in words], ends)
+            pictures = self._taken(seen.pictures)
+        logits = self.model(
+            input_ids=row.ids.to(self.device),
+            position_ids=row.positions.to(self.device),
+            attention_mask=row.sees.to(self.device),
+            logits_to_keep=row.asked.to(self.device),
+            use_cache=False,
+            **pictures,
+        ).logits
+        known = torch.log_softmax(logits.float(), -1).cpu()
+        return [[sum(float(known[place, token]) for place, token in option) for option in its] for its in row.told]
+
+    def _ending(self, question: Question, asked: Sequence[int], option: str) -> list[int]:
+        """The tokens of `option` as an answer to `question`, whose own tokens are `asked`."""
+        ids = self._words(question, option)
+        if ids[: len(asked)] != asked or len(ids) == len(asked):
+            raise ValueError(
+                f"the option {option!r} cannot be told from the question it follows, for the tokenizer writes the two "
+                "together; set answer.options to generate in params.yaml"
+            )
+        return ids[len(asked) :]
+
     def _processed(self, questions: Sequence[Question], **how: Any) -> Any:
         return self.processor.apply_chat_template(
             [[_message(question)] for question in questions],
@@ -105,9 +159,9 @@ class Answerer:
         image: int = self.processor.tokenizer.convert_tokens_to_ids(self.processor.image_token)
         return image
 
-    def _words(self, question: Question) -> list[int]:
-        """The question's tokens, its picture one token of them."""
-        text = self.processor.apply_chat_template([_message(question)], add_generation_prompt=True, tokenize=False)
+    def _words(self, question: Question, answer: str = "") -> list[int]:
+        """The question's tokens, its picture one token of them, and those of `answer` behind it."""
+        text = self.processor.apply_chat_template([_message(question)], add_generation_prompt=True, tokenize=False) + answer
         # As the processor itself does with a chat: a template that writes the first token wants no second one.
         first = self.processor.tokenizer.bos_token
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=first is None or not text.startswith(first))[
@@ -125,6 +179,13 @@ class Answerer:
         assert around == words[:place] + words[place + 1 :], "the processor changed the words around the picture"
         return Seen(tuple(ids[: len(ids) - after]), {name: given[name] for name in given if name not in OF_WORDS})
 
+    def _taken(self, pictures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`pictures` where the model is, and in its precision."""
+        return {
+            name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in pictures.items()
+        }
+
     def _cache(self, seen: Sequence[Seen], rows: Sequence[int]) -> DynamicCache:
         """Keys and values of the prefixes, padded on the left to the longest, one row for each of `rows`."""
         alike: dict[Any, list[int]] = {}
@@ -136,13 +197,9 @@ class Answerer:
         for (length, _), numbers in alike.items():
             group = [seen[number] for number in numbers]
             pictures = {name: torch.cat([one.pictures[name] for one in group]) for name in group[0].pictures}
-            taken = {
-                name: tensor.to(self.device, self.model.dtype if tensor.is_floating_point() else None)
-                for name, tensor in pictures.items()
-            }
             cache = DynamicCache()
             ids = torch.tensor([one.prefix for one in group], device=self.device)
-            self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **taken)
+            self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True, **self._taken(pictures))
             layers: Any = cache.layers
             pad = (0, 0, longest - length, 0)
             parts.append([(functional.pad(layer.keys, pad), functional.pad(layer.values, pad)) for layer in layers])
