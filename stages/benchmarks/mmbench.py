@@ -55,6 +55,7 @@ def questions(folder: Path) -> list[Item]:
                 image=_name(picture),
                 text="\n".join(line for line in [*lines, REQUEST] if line),
                 truth=row["answer"],
+                options=tuple(options(row)),
                 picture=partial(base64.b64decode, picture),
                 row={name: cell for name, cell in row.items() if name != "image"},
             )

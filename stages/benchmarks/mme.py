@@ -48,6 +48,7 @@ def questions(folder: Path) -> list[Item]:
                     image=f"{NAME}/images/{task}/{image}",
                     text=question,
                     truth=truth,
+                    options=("Yes", "No"),
                     picture=partial(wanted(picture, NAME).read_bytes),
                 )
             )

@@ -26,6 +26,7 @@ def questions(folder: Path) -> list[Item]:
             image=f"{NAME}/images/{row['image']}",
             text=row["text"],
             truth=row["label"],
+            options=("Yes", "No"),
             picture=partial(wanted(folder / "images" / row["image"], NAME).read_bytes),
         )
         for split in SPLITS

@@ -55,6 +55,8 @@ class Answerer:
     @torch.inference_mode()
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         """The answers to a batch of `asking.batched`, without surrounding white space."""
+        if questions[0].options:
+            return self.chosen(questions)
         pictures = {question.image for question in questions}
         if self.shares and None not in pictures and len(pictures) < len(questions):
             asked = self._once(questions)
@@ -67,8 +69,8 @@ class Answerer:
         new = generated[:, asked["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
 
-    def chosen(self, questions: Sequence[Question], options: Sequence[Sequence[str]]) -> list[str]:
-        """Of each question's `options` the one that is the likeliest answer, each token of it given those before.
+    def chosen(self, questions: Sequence[Question]) -> list[str]:
+        """Of each question's options the one that is the likeliest answer, each token of it given those before.
 
         All questions about one picture, and all options of each, go through the model in one row.
 
@@ -80,18 +82,18 @@ class Answerer:
             about.setdefault(index if question.image is None else question.image, []).append(index)
         picked = [""] * len(questions)
         for group in about.values():
-            likely = self.likelihoods([questions[index] for index in group], [options[index] for index in group])
+            likely = self.likelihoods([questions[index] for index in group])
             for index, values in zip(group, likely, strict=True):
-                picked[index] = options[index][max(range(len(values)), key=values.__getitem__)]
+                picked[index] = questions[index].options[max(range(len(values)), key=values.__getitem__)]
         return picked
 
     @torch.inference_mode()
-    def likelihoods(self, questions: Sequence[Question], options: Sequence[Sequence[str]]) -> list[list[float]]:
+    def likelihoods(self, questions: Sequence[Question]) -> list[list[float]]:
         """The logarithm of each option's probability behind its question; all questions must be about one picture."""
         words = [self._words(question) for question in questions]
         ends = [
-            [self._ending(question, asked, option) for option in its]
-            for question, asked, its in zip(questions, words, options, strict=True)
+            [self._ending(question, asked, option) for option in question.options]
+            for question, asked in zip(questions, words, strict=True)
         ]
         if questions[0].image is None:
             row, pictures = nested((), words, ends), {}

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 from stages.models.answering import Answerer, _message
 from stages.models.question import Question
 
-OPTIONS = ["Yes", "No", "a red circle", "one"]
+OPTIONS = ("Yes", "No", "a red circle", "one")
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def test_a_picture_goes_through_the_tower_once_for_all_questions_about_it(answer
 
 
 def test_the_likeliest_option_is_the_one_that_is_likeliest_when_each_is_asked_alone(answerer, png):
-    questions = about(png("red"), png("blue"), None)
+    questions = [replace(question, options=OPTIONS) for question in about(png("red"), png("blue"), None)]
 
-    likely = [answerer.likelihoods([question], [OPTIONS])[0] for question in questions]
+    likely = [answerer.likelihoods([question])[0] for question in questions]
 
     for question, values in zip(questions, likely, strict=True):
         for option, value in zip(OPTIONS, values, strict=True):
@@ -49,12 +50,12 @@ def test_the_likeliest_option_is_the_one_that_is_likeliest_when_each_is_asked_al
             told = torch.log_softmax(logits[-1 - ends.shape[1] : -1], -1).gather(1, ends.T).sum()
             assert value == pytest.approx(float(told), abs=1e-4)
     best = [OPTIONS[max(range(len(OPTIONS)), key=values.__getitem__)] for values in likely]
-    assert answerer.chosen(questions, [OPTIONS] * len(questions)) == best
+    assert answerer(questions) == best
 
 
 def test_an_option_that_is_no_word_of_its_own_is_refused(answerer, png):
     with pytest.raises(ValueError, match=r"the option '' cannot be told .* answer\.options to generate"):
-        answerer.chosen(about(png("red")), [["Yes", ""]] * 2)
+        answerer([replace(question, options=("Yes", "")) for question in about(png("red"))])
 
 
 def test_a_picture_of_a_format_that_the_corpus_refuses_is_not_opened():
