@@ -31,6 +31,9 @@ class Params(Section):
     """Numbers the model computes with; fp32 answers the same in a batch as alone."""
     batch: PositiveInt
     """Questions in one generate call."""
+    options: Literal["generate", "score"]
+    """Questions of which a benchmark gives all answers (Yes and No, the options' letters): generate has the model write one, as
+    the official scripts do; score takes the likeliest, which is faster and never off the list, and another measurement."""
     short_tokens: PositiveInt
     """Longest answer to a short, choice or judgement question, in tokens."""
     long_tokens: PositiveInt
@@ -66,6 +69,7 @@ def _question(item: Item, params: Params) -> Question:
         image=item.picture() if item.picture else None,
         text=item.text,
         max_new_tokens=params.short_tokens if item.kind in RIGHT_OR_WRONG else params.long_tokens,
+        options=item.options if params.options == "score" else (),
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from stages.benchmarks import BENCHMARKS, held_out
 from stages.benchmarks.benchmark import ASKED, Result, Scored, write_jsonl
 from stages.benchmarks.judges import JudgeParams, judge_of
-from stages.benchmarks.statistics import Floats, draws, interval
+from stages.benchmarks.statistics import Floats, Paired, draws, holm, interval, tested
 from stages.pages import report as page
 from stages.running import command
 from stages.running.command import Out
@@ -138,12 +138,16 @@ def score_table(
 ) -> dict[str, dict[str, Any]]:
     """{model: {benchmark: figures}}: each figure with an interval ends in `_low` and `_high`.
 
-    `<headline>_gain` is the headline minus that of the model before, with the interval of the paired difference.
+    `<headline>_gain` is the headline minus that of the model before, with the interval of the paired difference, `_p`, how
+    often such a one comes by chance, corrected for the number of benchmarks (Holm), and `_detectable`, the smallest that would
+    be found with a power of 80 %.
     """
     table: dict[str, dict[str, Any]] = {}
     before = None
     for model, of in results.items():
         table[model] = {}
+        gains: Mapping[str, Paired] = {} if before is None else gained(results[before], of, drawn[before], drawn[model])
+        chance = holm({name: test.p for name, test in gains.items()})
         for name, result in of.items():
             headline = SCORED[name].HEADLINE
             figures = {key: value for key, value in result.official.items() if not isinstance(value, dict)}
@@ -151,15 +155,35 @@ def score_table(
                 if "." not in key:
                     low, high = interval(drawn[model][name][key])
                     figures |= {f"{key}_low": short(low), f"{key}_high": short(high)}
-            if before is not None and headline in result.figures:
-                low, high = interval(drawn[model][name][headline] - drawn[before][name][headline])
-                gain = result.figures[headline].value() - results[before][name].figures[headline].value()
-                figures |= {f"{headline}_gain": short(gain), f"{headline}_gain_low": short(low)}
-                figures |= {f"{headline}_gain_high": short(high)}
+            if (test := gains.get(name)) is not None:
+                figures |= {
+                    f"{headline}_gain": short(test.difference),
+                    f"{headline}_gain_low": short(test.low),
+                    f"{headline}_gain_high": short(test.high),
+                    f"{headline}_gain_p": short(chance[name]),
+                    f"{headline}_gain_detectable": short(test.detectable),
+                }
             nested = {key: value for key, value in result.official.items() if isinstance(value, dict)}
             table[model][name] = _rounded({**figures, **nested}, name in OURS)
         before = model
     return table
+
+
+def gained(
+    before: Mapping[str, Result],
+    after: Mapping[str, Result],
+    drawn_before: Mapping[str, Mapping[str, Floats]],
+    drawn_after: Mapping[str, Mapping[str, Floats]],
+) -> dict[str, Paired]:
+    """The test of each benchmark's headline between two models, whose draws are paired."""
+    tests = {}
+    for name, result in after.items():
+        headline = SCORED[name].HEADLINE
+        if headline in result.figures:
+            gain = result.figures[headline].value() - before[name].figures[headline].value()
+            drawn = drawn_after[name][headline] - drawn_before[name][headline]
+            tests[name] = tested(gain, drawn, len(set(result.clusters)))
+    return tests
 
 
 def headlines(results: Mapping[str, Mapping[str, Result]]) -> dict[str, dict[str, float | None]]:

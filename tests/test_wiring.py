@@ -300,14 +300,14 @@ def test_every_dependency_has_its_reason_and_its_version() -> None:
     reasons = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8").partition("## Why each dependency")[2]
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
 
-    for name in (packages(None) | packages("dev") | packages("ray") | packages("s3")) - {"tandem"}:
+    for name in (packages(None) | packages("dev") | packages("ray") | packages("s3") | packages("qlora")) - {"tandem"}:
         assert f"`{name}`" in reasons, f"docs/decisions.md does not say why {name} is here"
         assert f"\n{name.lower()}==" in pins
 
 
 def test_every_dependency_is_used() -> None:
-    modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
-    not_imported = {"fastapi", "sqlalchemy"}  # caps
+    modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml", "ruamel-yaml": "ruamel"}
+    not_imported = {"fastapi", "sqlalchemy", "openpyxl"}  # two caps, and what pandas reads VLMEvalKit's tables with
     used = {name.split(".")[0] for path in [*MODULES.values(), *(ROOT / "flows").rglob("*.py")] for name in imported(path)}
 
     assert {name for name in packages(None) if modules.get(name, name) not in used} == not_imported

@@ -25,6 +25,8 @@ class Item:
     truth: str
     picture: Callable[[], bytes] | None
     """Reads the picture's bytes; None where a question has no picture."""
+    options: tuple[str, ...] = ()
+    """All answers there can be, if the benchmark gives them; the likeliest of them may be taken instead of a written one."""
     row: Mapping[str, Any] = field(default_factory=dict)
     """The benchmark's own row, where the official format of predictions repeats more of it than stands above."""
 

@@ -115,6 +115,32 @@ def summary(reviews: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return figures
 
 
+def printed(predictions: Path, reference: Path | None) -> dict[str, Any]:
+    """What `summarize_gpt_review.py` prints of a file of reviews: the relative score of all, and of each category.
+
+    Officially a review that could not be read counts as -1 of 10 for both; where there are some, their number is told, and the
+    score of all without them.
+
+    Raises:
+        ValueError: the file holds no reviews.
+    """
+    reviews = read_jsonl(wanted(predictions, NAME))
+    if not reviews or any("tuple" not in review and "score" not in review for review in reviews):
+        raise ValueError(f"{predictions} must hold reviews, each with a tuple of two scores; a judge must read answers first")
+    pairs = [review["tuple"] if "tuple" in review else review["score"] for review in reviews]
+    categories = sorted({review["category"] for review in reviews if "category" in review})
+    known = [pair for pair in pairs if list(pair) != NO_VERDICT]
+    figures: dict[str, Any] = {"relative": _relative(pairs)}
+    figures["categories"] = {
+        category.removeprefix("llava_bench_"): _relative(
+            [pair for review, pair in zip(reviews, pairs, strict=True) if review.get("category") == category]
+        )
+        for category in categories
+    }
+    figures |= {"reviews": len(reviews), "missing": len(pairs) - len(known)}
+    return figures | ({"relative_without_missing": _relative(known)} if len(known) < len(pairs) else {})
+
+
 def _relative(pairs: Sequence[Sequence[float]]) -> float | None:
     if not pairs:
         return None

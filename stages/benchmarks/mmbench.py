@@ -33,6 +33,8 @@ REFUSALS = (
 )
 LONGEST_REFERENCE = 64
 """An image cell this short is no picture but the index of the row that holds it."""
+GROUPS = ("split", "l2-category", "category")
+"""Columns by which accuracies are told, where a table has them."""
 NEAR_THE_END = 5
 """A letter speaks for its option only among the last words, this many less one; earlier it is likely a plain word."""
 
@@ -53,6 +55,7 @@ def questions(folder: Path) -> list[Item]:
                 image=_name(picture),
                 text="\n".join(line for line in [*lines, REQUEST] if line),
                 truth=row["answer"],
+                options=tuple(options(row)),
                 picture=partial(base64.b64decode, picture),
                 row={name: cell for name, cell in row.items() if name != "image"},
             )
@@ -107,6 +110,49 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
     return Result(official, marked, {"accuracy": mean_of(hits)})
 
 
+def printed(predictions: Path, reference: Path | None) -> dict[str, Any]:
+    """The figures that VLMEvalKit prints where no judge helps: of each split, of its abilities (l2-category) and categories.
+
+    Args:
+        predictions: A table (xlsx, TSV or CSV) with index, question, options and prediction; with its rotations, if it has any.
+        reference: The benchmark's TSV, from which truths and categories are taken; without it the predictions must have them.
+
+    Returns:
+        accuracy (of questions right in all their rotations) and single (of rows), questions, unmatched (rows in which no rule
+        found an option), and by split accuracies of all, of abilities and of categories.
+
+    Raises:
+        ValueError: a column is missing, or the predictions are to other rows.
+    """
+    answered = {row["index"]: row for row in _read(predictions, "prediction")}
+    asked = answered if reference is None else {row["index"]: row for row in _read(reference, "answer")}
+    if missing := [index for index, row in asked.items() if "answer" not in row]:
+        raise ValueError(f"{predictions} has no column answer (row {missing[0]}); name the benchmark's TSV with --reference")
+    same_number(len(answered.keys() & asked.keys()), len(asked), NAME)
+    groups: dict[int, list[str]] = {}
+    for index in asked:
+        groups.setdefault(int(index) % ROTATION, []).append(index)
+    said = {index: chosen(answered[index]["prediction"], options(row)) for index, row in asked.items()}
+    right = {index: said[index] == row["answer"] for index, row in asked.items()}
+    hits = pd.DataFrame(
+        {"hit": all(right[index] for index in rotations), **{name: asked[str(group)].get(name, "") for name in GROUPS}}
+        for group, rotations in groups.items()
+    )
+    return {
+        "accuracy": float(hits["hit"].mean()),
+        "single": sum(right.values()) / len(right),
+        "questions": len(groups),
+        "unmatched": sum(letter is None for letter in said.values()),
+        "splits": {str(split or "all"): _report(part) for split, part in hits.groupby("split")},
+    }
+
+
+def _report(hits: pd.DataFrame) -> dict[str, Any]:
+    """The accuracy of all questions of a split, and of each ability and category."""
+    by = {name: {str(one): float(part.mean()) for one, part in hits.groupby(name)["hit"] if one} for name in GROUPS[1:]}
+    return {"accuracy": float(hits["hit"].mean()), **{name: of for name, of in by.items() if of}}
+
+
 def options(row: Mapping[str, str]) -> dict[str, str]:
     """The letters that have an option in this row; an empty cell is no option."""
     return {letter: row[letter] for letter in string.ascii_uppercase if row.get(letter)}
@@ -135,7 +181,10 @@ def _by_text(answer: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _read(path: Path, *more: str) -> list[dict[str, str]]:
-    table = pd.read_csv(wanted(path, NAME), sep="\t", dtype=str, keep_default_na=False)
+    if wanted(path, NAME).suffix == ".xlsx":
+        table = pd.read_excel(path, dtype=str, keep_default_na=False)
+    else:
+        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype=str, keep_default_na=False)
     needed = ["index", "question", "A", "B", *(more or ("answer", "image"))]
     if missing := [name for name in needed if name not in table.columns]:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")

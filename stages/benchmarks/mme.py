@@ -5,10 +5,10 @@ Perception and cognition are sums over their tasks.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,7 @@ def questions(folder: Path) -> list[Item]:
                     image=f"{NAME}/images/{task}/{image}",
                     text=question,
                     truth=truth,
+                    options=("Yes", "No"),
                     picture=partial(wanted(picture, NAME).read_bytes),
                 )
             )
@@ -91,8 +92,7 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
     }
     answers = [verdict(line.answer) for lines in tasks.values() for line in lines]
     truths = [line.truth.lower() for lines in tasks.values() for line in lines]
-    perception = sum(figure["score"] for task, figure in by_task.items() if task in PERCEPTION)
-    cognition = sum(figure["score"] for task, figure in by_task.items() if task in COGNITION)
+    perception, cognition = _sum(by_task, PERCEPTION), _sum(by_task, COGNITION)
     official = {
         "perception": perception,
         "cognition": cognition,
@@ -103,6 +103,32 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
         "tasks": {task: figure["score"] for task, figure in by_task.items()},
     }
     return Result(official, marked, figures, best=200.0 * len(tasks))
+
+
+def printed(predictions: Path, reference: Path | None) -> dict[str, Any]:
+    """The figures that `calculation.py` prints: perception, cognition, and of each task its counts, accuracies and score.
+
+    Args:
+        predictions: A folder of `<task>.txt`, each line picture, question, truth and answer with tabs between.
+        reference: A folder of `<task>.txt` with the questions and their truths, or one that holds it as `questions_gt`; with it
+            the predictions are checked to answer exactly these.
+
+    Raises:
+        ValueError: the files are of no such form, or answer other questions.
+    """
+    tasks = read(predictions)
+    if reference is not None:
+        _check(tasks, reference / "questions_gt" if (reference / "questions_gt").is_dir() else reference)
+    by_task = {task: task_figures(lines) for task, lines in tasks.items()}
+    return {
+        **{name: _sum(by_task, group) for name, group in (("perception", PERCEPTION), ("cognition", COGNITION))},
+        "missing_tasks": [task for task in TASKS if task not in tasks],
+        "tasks": by_task,
+    }
+
+
+def _sum(by_task: Mapping[str, Mapping[str, float]], group: Sequence[str]) -> float:
+    return sum(by_task[task]["score"] for task in group if task in by_task)
 
 
 def verdict(answer: str) -> str:

@@ -1,6 +1,6 @@
 """POPE: is this object in the picture? Three ways to choose the objects that are not, scored as RUCAIBox and LLaVA do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def questions(folder: Path) -> list[Item]:
             image=f"{NAME}/images/{row['image']}",
             text=row["text"],
             truth=row["label"],
+            options=("Yes", "No"),
             picture=partial(wanted(folder / "images" / row["image"], NAME).read_bytes),
         )
         for split in SPLITS
@@ -79,6 +80,61 @@ def score(predictions: Path, reference: Path, judge: Judge) -> Result:
     return Result({**summary, "truth_yes_ratio": truths.count("yes") / len(truths), **official}, marked, figures)
 
 
+def printed(predictions: Path, reference: Path | None) -> dict[str, Any]:
+    """The figures that the official scripts print, of each split, and their mean F1.
+
+    Args:
+        predictions: The answers as JSONL, {text}: of one split; or of all, where LLaVA's question file, a `*.jsonl` whose rows
+            name their split as `category`, lies beside them or the labels; or a folder of `answers_<split>.jsonl`.
+        reference: A label file, for one split; or a folder of `*_pope_<split>.json`.
+
+    Raises:
+        ValueError: there is no reference, or the answers are not to its questions.
+    """
+    if reference is None:
+        raise ValueError("POPE's answers hold no truths: name a label file, or the folder of label files, with --reference")
+    folder = wanted(predictions, NAME).is_dir()
+    if wanted(reference, NAME).is_file():
+        split = next((split for split in SPLITS if reference.stem.endswith(split)), reference.stem)
+        told = _folder(predictions) if folder else _parted(read_jsonl(predictions), _questions(predictions, reference))
+        answers = told.get(split) or read_jsonl(predictions)
+        return {"splits": {split: split_figures(answers, _rows(reference), split)}}
+    by_split = _folder(predictions) if folder else _parted(read_jsonl(predictions), _questions(predictions, reference))
+    if not by_split:
+        raise ValueError(
+            f"{predictions} is one file, and nothing says which of its answers are of which split; put LLaVA's question file "
+            f"llava_pope_test.jsonl beside it or into {reference}, or name one split's label file"
+        )
+    splits = {split: split_figures(answers, labels(reference, split), split) for split, answers in by_split.items()}
+    return {"f1": sum(figures["f1"] for figures in splits.values()) / len(splits), "splits": splits}
+
+
+def _folder(predictions: Path) -> dict[str, list[dict[str, Any]]]:
+    """The answers of each split that has a file."""
+    files = {split: predictions / f"answers_{split}.jsonl" for split in SPLITS}
+    found = {split: read_jsonl(path) for split, path in files.items() if path.exists()}
+    if not found:
+        raise ValueError(f"{predictions} holds none of {', '.join(path.name for path in files.values())}")
+    return found
+
+
+def _questions(predictions: Path, reference: Path) -> dict[Any, str]:
+    """The split of each question that LLaVA's question file names, if one lies there."""
+    near = dict.fromkeys([reference if reference.is_dir() else reference.parent, predictions.parent, reference.parent])
+    for path in (path for folder in near for path in sorted(folder.glob("*.jsonl")) if path != predictions):
+        rows = read_jsonl(path)
+        if rows and all(row.get("category") in SPLITS for row in rows):
+            return {row["question_id"]: row["category"] for row in rows}
+    return {}
+
+
+def _parted(answers: list[dict[str, Any]], category: Mapping[Any, str]) -> dict[str, list[dict[str, Any]]]:
+    """Answers to all of LLaVA's questions, by split; nothing where they are answers to something else."""
+    if {answer.get("question_id") for answer in answers} != category.keys() or len(answers) != len(category):
+        return {}
+    return {split: [one for one in answers if category[one["question_id"]] == split] for split in SPLITS}
+
+
 def verdict(answer: str) -> str:
     """What an answer says; officially everything is a yes whose first sentence holds no "No", "no" or "not"."""
     words = answer.split(".")[0].replace(",", "").split(" ")
@@ -124,9 +180,13 @@ def labels(folder: Path, split: str) -> list[dict[str, Any]]:
     if len(found) != 1:
         wanted(folder / f"coco_pope_{split}.json", NAME)
         raise ValueError(f"{folder} must hold one file *_pope_{split}.json, got {[path.name for path in found]}")
-    rows = read_jsonl(found[0])
+    return _rows(found[0])
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = read_jsonl(path)
     if not rows or (strange := {row.get("label") for row in rows} - {"yes", "no"}):
-        raise ValueError(f"{found[0]}: every row needs a label yes or no, got {strange if rows else 'no rows'}")
+        raise ValueError(f"{path}: every row needs a label yes or no, got {strange if rows else 'no rows'}")
     return rows
 
 

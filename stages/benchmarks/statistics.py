@@ -6,12 +6,14 @@ by the sums it is made of, so one draw is one small matrix product however many 
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 LEVEL = 0.95
+POWER = 0.8
 DRAWS_AT_ONCE = 100  # keeps the matrix of draws small: 100 × pictures
 
 
@@ -43,6 +45,13 @@ class Paired:
     """The same for a difference this far up."""
     clusters: int
     """Pictures; the number that says how much was really tested."""
+    detectable: float
+    """The smallest difference that such a test would find with `POWER`, two-sided at 1 - `LEVEL`."""
+
+    @property
+    def p(self) -> float:
+        """How often a difference this large, up or down, comes by chance from two models that are equally good."""
+        return min(1.0, 2 * min(self.p_worse, self.p_better))
 
 
 def ratio(over: Floats, under: Floats) -> Floats:
@@ -114,18 +123,33 @@ def paired(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Seque
     assert len(scores_a) == len(scores_b) == len(clusters), "a paired test wants the same items for both models"
     difference = mean_of([b - a for a, b in zip(scores_a, scores_b, strict=True)])
     drawn = draws({"difference": difference}, clusters, resamples, seed)["difference"]
-    seen = difference.value()
-    under_null = drawn - seen
+    return tested(difference.value(), drawn, len(set(clusters)))
+
+
+def tested(difference: float, drawn: Floats, clusters: int) -> Paired:
+    """The test of a `difference` of two figures, given its draws over so many `clusters`; undefined draws are left out."""
+    known = drawn[~np.isnan(drawn)]
+    under_null = known - difference
     slack = 1e-12  # a draw that equals the observation must count, whatever the last bit says
-    low, high = interval(drawn)
+    low, high = interval(known)
     return Paired(
-        difference=seen,
+        difference=difference,
         low=low,
         high=high,
-        p_worse=float((1 + np.sum(under_null <= seen + slack)) / (1 + resamples)),
-        p_better=float((1 + np.sum(under_null >= seen - slack)) / (1 + resamples)),
-        clusters=len(set(clusters)),
+        p_worse=float((1 + np.sum(under_null <= difference + slack)) / (1 + len(known))),
+        p_better=float((1 + np.sum(under_null >= difference - slack)) / (1 + len(known))),
+        clusters=clusters,
+        detectable=detectable(known),
     )
+
+
+def detectable(drawn: Floats) -> float:
+    """The smallest difference that would be found with `POWER`, given draws of a difference; a normal approximation.
+
+    (z of the level + z of the power) standard errors (Cohen 1988, ch. 2), the standard error being that of the draws.
+    """
+    normal = NormalDist()
+    return float((normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * np.std(drawn)) if len(drawn) else float("nan")
 
 
 def holm(ps: Mapping[str, float]) -> dict[str, float]:

@@ -38,21 +38,28 @@ def ask(model: Path, questions: Sequence[Question], how: How) -> list[str]:
 
 
 def batched(questions: Sequence[Question], size: int) -> list[list[int]]:
-    """The questions' numbers in runs of at most `size`, alike in where they are cut and in whether they have a picture.
+    """The questions' numbers in runs of at most `size`, alike in where they are cut and whether they have picture or options.
 
-    The longest come first: what does not fit into memory shows at once, and several processes end at about the same time.
+    Questions about one picture stand together, for it is then looked at once. The longest come first: what does not fit into
+    memory shows at once, and several processes end at about the same time.
     """
+    about: dict[tuple[int, bool, bytes | int], list[int]] = {}
+    for index, question in enumerate(questions):
+        shown = index if question.image is None else question.image
+        about.setdefault((question.max_new_tokens, bool(question.options), shown), []).append(index)
 
-    def length(index: int) -> tuple[int, bool, int]:
-        question = questions[index]
-        return question.max_new_tokens, question.image is not None, len(question.text)
+    def length(group: Sequence[int]) -> tuple[int, bool, bool, int]:
+        first, longest = questions[group[0]], max(len(questions[index].text) for index in group)
+        return first.max_new_tokens, first.image is not None, bool(first.options), longest
 
     batches: list[list[int]] = []
-    for index in sorted(range(len(questions)), key=length, reverse=True):
-        if batches and len(batches[-1]) < size and length(batches[-1][0])[:2] == length(index)[:2]:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
+    for group in sorted(about.values(), key=length, reverse=True):
+        for start in range(0, len(group), size):  # more questions than a batch may have are asked in several
+            part = group[start : start + size]
+            if batches and len(batches[-1]) + len(part) <= size and length(batches[-1])[:3] == length(part)[:3]:
+                batches[-1] += part
+            else:
+                batches.append(list(part))
     return batches
 
 

@@ -12,3 +12,5 @@ class Question:
     """Without the `<image>` mark."""
     max_new_tokens: int
     """Where the answer is cut if the model does not end it."""
+    options: tuple[str, ...] = ()
+    """If there are any, the answer is the likeliest of them, and nothing is generated."""

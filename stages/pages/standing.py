@@ -16,6 +16,8 @@ TONES = ("fifth", "sixth", "accent", "ink")
 """Colours of models that are not of the chain."""
 HELD_OUT = "held_out"
 LOW, HIGH = "_low", "_high"
+CHANCE = 0.05
+"""A gain that chance alone would give more often is not coloured."""
 """`<metric>_low` and `<metric>_high` stand beside a metric: the ends of its 95 % interval."""
 MEASURES = (
     # benchmark, its metrics (the first that is there is shown), name, what it is
@@ -44,7 +46,9 @@ class Value:
     gain: float | None = None
     """How much it lies above the model before; None for the first, or where it was not said."""
     sure: bool = False
-    """Whether the interval of the gain leaves 0 out."""
+    """Whether a gain like it comes by chance in less than `CHANCE` of all runs, all benchmarks taken together."""
+    detectable: float | None = None
+    """The smallest gain that would be found with a power of 80 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,12 @@ class Measure:
         if value.gain is None:
             return ""
         return signed(100 * value.gain if self.is_share else value.gain, 1)
+
+    def detects(self, value: Value) -> str:
+        """The smallest gain that would be found, in words; empty where it is not known."""
+        if not value.detectable:
+            return ""
+        return f"{number(100 * value.detectable if self.is_share else value.detectable, 1)}{' points' if self.is_share else ''}"
 
     def of(self, model: str) -> Value | None:
         """The value of `model`, or None."""
@@ -168,8 +178,8 @@ def measure(
             low, high = here.get(metric + LOW), here.get(metric + HIGH)
             known = _is_number(low) and _is_number(high)
             gain = here.get(f"{metric}_gain")
-            ends = [here.get(f"{metric}_gain{end}") for end in (LOW, HIGH)]
-            sure = _is_number(gain) and all(_is_number(end) and end * gain > 0 for end in ends)
+            chance, least = (here.get(f"{metric}_gain_{name}") for name in ("p", "detectable"))
+            sure = _is_number(gain) and _is_number(chance) and chance <= CHANCE
             values.append(
                 Value(
                     model,
@@ -178,6 +188,7 @@ def measure(
                     high if known else None,
                     gain if _is_number(gain) else None,
                     sure,
+                    least if _is_number(least) else None,
                 )
             )
     return Measure(benchmark, metric, name, about, tuple(values))

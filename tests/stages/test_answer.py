@@ -20,7 +20,15 @@ from stages.trees.certificate import prove
 from stages.trees.chat import Chat
 
 PARAMS = Params(
-    models=["base", "align"], device="cpu", threads=1, processes=1, precision="fp32", batch=8, short_tokens=4, long_tokens=32
+    models=["base", "align"],
+    device="cpu",
+    threads=1,
+    processes=1,
+    precision="fp32",
+    batch=8,
+    options="generate",
+    short_tokens=4,
+    long_tokens=32,
 )
 
 
@@ -86,10 +94,10 @@ def held_out(tmp_path):
     return tmp_path / "held_out.parquet"
 
 
-def ask(tmp_path, benchmarks, held_out, name="align"):
+def ask(tmp_path, benchmarks, held_out, name="align", params=PARAMS):
     answers = tmp_path / "answers"
     answers.mkdir()
-    answer(PARAMS, name, tmp_path / "model", benchmarks, held_out, tmp_path / "ingest", answers)
+    answer(params, name, tmp_path / "model", benchmarks, held_out, tmp_path / "ingest", answers)
     return answers
 
 
@@ -156,6 +164,13 @@ def test_only_open_questions_may_be_answered_at_length(tmp_path, model, benchmar
     ask(tmp_path, benchmarks, held_out)
 
     assert [question.max_new_tokens for question in model.asked] == [4] * 6 + [32] + [4] * 2 + [4, 32]
+
+
+def test_questions_whose_answers_are_known_are_scored_if_params_say_so_and_else_written(tmp_path, model, benchmarks, held_out):
+    ask(tmp_path, benchmarks, held_out, params=PARAMS.model_copy(update={"options": "score"}))
+
+    assert [question.options for question in model.asked] == [("Yes", "No")] * 5 + [("A", "B")] + [()] * 5
+    assert not stage._question(questions(held_out, tmp_path / "ingest")[0], PARAMS).options
 
 
 def test_the_answers_say_which_models_are_asked_together(tmp_path, model, benchmarks, held_out):

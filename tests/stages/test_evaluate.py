@@ -85,6 +85,7 @@ def test_scores_have_intervals_and_the_gain_over_the_model_before(tmp_path, page
     assert "accuracy_gain" not in base
     assert align["accuracy_gain"] == 0.5
     assert 0 < align["accuracy_gain_low"] < 0.5 < align["accuracy_gain_high"]
+    assert 0 < align["accuracy_gain_p"] < 0.05 < align["accuracy_gain_detectable"] < 0.5
 
 
 def test_the_metrics_are_one_figure_a_benchmark_and_model(tmp_path, page):

@@ -72,6 +72,15 @@ def test_a_clear_gain_is_told_and_its_direction_is_right():
     assert test.clusters == 40
 
 
+def test_the_gain_that_a_test_is_said_to_detect_is_the_textbooks():
+    generator = np.random.default_rng(3)
+    a, b = (generator.normal(size=400).tolist() for _ in range(2))
+
+    test = paired(a, b, [str(n) for n in range(400)], 4000, 0)
+
+    assert test.detectable == pytest.approx(2.802 * np.sqrt(2 / 400), rel=0.1)
+
+
 def test_two_equally_good_models_rarely_differ_by_the_test():
     generator = np.random.default_rng(11)
     pictures = np.repeat(np.arange(60), 3).astype(str).tolist()

@@ -33,5 +33,12 @@ def test_questions_with_other_limits_or_without_a_picture_are_never_in_one_batch
     assert batched([short, bare, long, short, short], 2) == [[2], [1], [0, 3], [4]]
 
 
+def test_questions_about_one_picture_are_asked_together():
+    asked = [Question(picture, "Is it? " * number, 1) for number in range(3) for picture in (b"one", b"two", b"three")]
+
+    assert batched(asked, 7) == [[0, 3, 6, 1, 4, 7], [2, 5, 8]]
+    assert batched(asked, 2) == [[0, 3], [6], [1, 4], [7], [2, 5], [8]]
+
+
 def test_no_question_no_answer(tiny_model: Path):
     assert ask(tiny_model, [], HOW) == []

@@ -105,10 +105,10 @@ def test_a_score_with_an_interval_has_a_whisker_and_one_without_has_none(run, pa
     assert f"{100 * macro['macro_low']:.1f} to {100 * macro['macro_high']:.1f}" in page
 
 
-def test_a_gain_whose_interval_leaves_zero_out_is_coloured(run, page):
+def test_a_gain_that_is_no_chance_is_coloured_and_each_says_what_would_have_been_found(run, page):
     gain = 100 * run.scores["train"]["held_out"]["macro_gain"]
-    assert f'<small class="gain up">+{gain:.1f}</small>' in page
-    assert page.count('class="gain') == 1
+    told = re.findall(r'<small class="(gain[ \w]*)" title="a change of ([\d.]+) points [^"]*">([^<]*)</small>', page)
+    assert told == [("gain up", "3.1", f"+{gain:.1f}"), ("gain", "3.1", "+1.0")]
 
 
 def test_a_task_is_told_by_the_mean_of_its_answers(run, page):
