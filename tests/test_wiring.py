@@ -306,7 +306,8 @@ def test_every_dependency_has_its_reason_and_its_version() -> None:
 
 
 def test_every_dependency_is_used() -> None:
-    modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml", "ruamel-yaml": "ruamel"}
+    modules = {"great-expectations": "great_expectations", "pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
+    modules |= {"ruamel-yaml": "ruamel"}
     not_imported = {"fastapi", "sqlalchemy", "openpyxl"}  # two caps, and what pandas reads VLMEvalKit's tables with
     used = {name.split(".")[0] for path in [*MODULES.values(), *(ROOT / "flows").rglob("*.py")] for name in imported(path)}
 
