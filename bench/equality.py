@@ -25,12 +25,12 @@ sys.path.insert(0, str(ROOT))  # run as a file, it sees only its own folder
 
 from bench import families, machine  # noqa: E402
 from bench.families import FOREST, LANGUAGES, NAMES, learnt, of_batch, of_rows, twins  # noqa: E402
-from bench.trees import tiny_of_params  # noqa: E402
 from stages.collection.sentences import sentences  # noqa: E402
 from stages.models.plan import apply_plan  # noqa: E402
 from stages.models.sections import Lora, Parts, Tiny  # noqa: E402
 from stages.models.tiny import build  # noqa: E402
 from stages.running.progress import progress  # noqa: E402
+from stages.running.section import read_params  # noqa: E402
 from stages.trees import attention  # noqa: E402
 from stages.trees.batch import batch_trees, separate_rows  # noqa: E402
 from stages.trees.families import family_of, rows_of, why_not_shared  # noqa: E402
@@ -79,7 +79,7 @@ def subjects(folder: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     for name in NAMES:
         yield lambda name=name: of_family(name, name, tiny, folder / name)
     default = folder / "default"
-    build(tiny_of_params(), SEED, sentences(SEED, 2000), default)
+    build(Tiny(**read_params(ROOT / "params.yaml")["base"]["tiny"]), SEED, sentences(SEED, 2000), default)
     yield lambda: of_family("llava of the default's size", "llava", default, folder / "llava-default")
     for name in ("llava", "gemma3"):
         yield lambda name=name: of_family(f"{name}, LoRA", name, tiny, folder / f"{name}-lora", with_lora)
