@@ -22,13 +22,16 @@ RESTARTED = "TANDEM_BENCH_RESTARTED"
 """Environment variable of a process that `as_make_runs` started."""
 
 
-def as_make_runs() -> None:
+def as_make_runs(allocator: bool = True) -> None:
     """Start this process anew with the settings `make` gives to every command, where libraries read them only at the start.
 
-    The allocator's among them: without, each way is charged for memory that the one before gave back.
+    The allocator's among them: without, each way is charged for memory that the one before gave back. With `allocator` False
+    it is left as the system has it, which is how whoever knows nothing of these settings runs.
     """
     if RESTARTED not in os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **stages.QUIET, RESTARTED: "1"})
+        left = set() if allocator else {"GLIBC_TUNABLES"}
+        given = {name: value for name, value in {**os.environ, **stages.QUIET}.items() if name not in left}
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**given, RESTARTED: "1"})
 
 
 def describe() -> dict[str, str | int | float]:

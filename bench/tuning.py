@@ -131,13 +131,16 @@ class Cell:
     """short or long."""
     threads: int = 1
     tuned: str = "all"
+    stock: bool = False
+    """Without the settings of the allocator that `make` gives; for all ways."""
 
     @property
     def name(self) -> str:
-        """As `--cells` takes it: 10M-8K-8-short, then -2t of two threads, and -align or -connect."""
+        """As `--cells` takes it: 10M-8K-8-short, then -2t of two threads, -align or -connect, and -stock."""
         parts = [self.size, f"{self.vocabulary // 1024}K" if self.vocabulary >= 1024 else str(self.vocabulary)]
         parts += [str(self.per_image), self.answers]
-        return "-".join(parts + [f"{self.threads}t"] * (self.threads > 1) + [self.tuned] * (self.tuned != "all"))
+        parts += [f"{self.threads}t"] * (self.threads > 1) + [self.tuned] * (self.tuned != "all")
+        return "-".join(parts + ["stock"] * self.stock)
 
     @property
     def branches(self) -> list[int]:
@@ -163,6 +166,7 @@ DEMANDED: dict[Cell, dict[str, float]] = {
     Cell("60M", 8192, 8, "short"): {"peak": 0.6},
 }
 """How many times as fast as that ours must be at least, and the share of the bf16 peak (issue 4, section 5)."""
+STOCK = "--stock"
 FEATURES: dict[Cell, dict[str, float]] = {
     Cell("10M", 8192, 1, "short", tuned="connect"): {"ours": 1.6},
     Cell("10M", 8192, 1, "short", tuned="align"): {"ours": 1.3},
@@ -177,12 +181,16 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=["demanded"], help="demanded, features, all, or names (demanded)")
     parser.add_argument("--variants", nargs="+", default=None, help="ways to measure, of those a cell can have")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1); those of a cell's name go first")
+    parser.add_argument(STOCK, action="store_true", help="leave the allocator as it is, as who starts a Trainer by hand does")
     asked = parser.parse_args()
-    for cell in cells_of(asked.cells, asked.threads):
+    for cell in (replace(one, stock=asked.stock) for one in cells_of(asked.cells, asked.threads)):
         described = machine.describe()
         names = asked.variants or usual(cell)
         figures = measured(cell, names, asked.rounds)
-        command = f"python bench/tuning.py {asked.rounds} --cells {cell.name} --variants {' '.join(names)}"
+        command = (
+            f"python bench/tuning.py {asked.rounds} --cells {replace(cell, stock=False).name} --variants {' '.join(names)}"
+        )
+        command += f" {STOCK}" * cell.stock
         show(cell, figures)
         if asked.rounds >= FEWEST_ROUNDS:
             keep(cell, {"commit": machine.commit(), "machine": described, "command": command, **figures})
@@ -209,7 +217,7 @@ def usual(cell: Cell) -> list[str]:
     """The ways that are measured where none are named: what the issue demands of a cell, or all."""
     if cell.tuned != "all":
         return ["ours", "ours_features"]
-    demanded = DEMANDED.get(replace(cell, threads=1))
+    demanded = DEMANDED.get(replace(cell, threads=1, stock=False))
     if demanded is None:
         return [name for name in WAYS if name != "ours_features"]
     return [name for name in WAYS if name in {"ours", "ours_pure", "ours_rows", "turns", *demanded}]
@@ -768,7 +776,7 @@ def compared(cell: Cell, figures: Mapping[str, Any], times: Times) -> dict[str, 
     }
     reached = {name: ratio["median"] for name, ratio in ratios.items()}
     reached["peak"] = figures["ways"][mine]["share_of_peak"]["bf16"]
-    demanded = (DEMANDED | FEATURES).get(replace(cell, threads=1), {})
+    demanded = (DEMANDED | FEATURES).get(replace(cell, threads=1, stock=False), {})
     return {
         f"{mine}_times_as_fast_as": ratios,
         "demanded": {
@@ -791,7 +799,8 @@ def keep(cell: Cell, figures: Mapping[str, Any]) -> None:
     cells = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     cells[cell.name] = figures
     place = {one.name: number for number, one in enumerate(cells_of(["demanded", "features", "all"], 1))}
-    order = sorted(cells, key=lambda name: (name.endswith("-2t"), place.get(name.removesuffix("-2t"), len(place)), name))
+    plain = {name: name.removesuffix("-stock").removesuffix("-2t") for name in cells}
+    order = sorted(cells, key=lambda name: (name.endswith("-stock"), "-2t" in name, place.get(plain[name], len(place)), name))
     print(f"written: {machine.write('tuning', {name: cells[name] for name in order}).relative_to(ROOT)}")
 
 
@@ -816,5 +825,5 @@ def show(cell: Cell, figures: Mapping[str, Any]) -> None:
 if __name__ == "__main__":
     # Each way has a thread, and glibc would give each a heap of its own, from which large blocks go back to the system.
     os.environ["MALLOC_ARENA_MAX"] = "1"
-    machine.as_make_runs()
+    machine.as_make_runs(allocator=STOCK not in sys.argv)
     main()
