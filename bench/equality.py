@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,19 @@ def main() -> None:
 def subjects(folder: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Each gives the table's rows of one model."""
     for name, config in LANGUAGES.items():
-        yield lambda name=name, config=config: of_language(f"{config.model_type}: {name}", config)
+        yield partial(of_language, f"{config.model_type}: {name}", config)
     tiny = folder / "tiny"
     sizes = {"image_size": 16, "patch_size": 8, "vision_width": 16, "vision_layers": 2, "text_width": 32, "text_layers": 2}
     build(Tiny(**sizes, heads=2, vocabulary=320), SEED, sentences(SEED, 200), tiny)
     for name in NAMES:
-        yield lambda name=name: of_family(name, name, tiny, folder / name)
+        yield partial(of_family, name, name, tiny, folder / name)
     default = folder / "default"
     build(Tiny(**read_params(ROOT / "params.yaml")["base"]["tiny"]), SEED, sentences(SEED, 2000), default)
     yield lambda: of_family("llava of the default's size", "llava", default, folder / "llava-default")
     for name in ("llava", "gemma3"):
-        yield lambda name=name: of_family(f"{name}, LoRA", name, tiny, folder / f"{name}-lora", with_lora)
-        yield lambda name=name: of_family(
-            f"{name}, activation checkpointing", name, tiny, folder / f"{name}-again", with_checkpointing
-        )
+        yield partial(of_family, f"{name}, LoRA", name, tiny, folder / f"{name}-lora", with_lora)
+        again = f"{name}, activation checkpointing"
+        yield partial(of_family, again, name, tiny, folder / f"{name}-again", with_checkpointing)
 
 
 def of_language(label: str, config: Any) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def of_language(label: str, config: Any) -> list[dict[str, Any]]:
         logits = ours(**given, tree=attention.layout(batch, way)).logits[batch.asked]
         return learnt(ours, [(logits, batch.labels)])
 
-    return compared(label, ours, alone, {way: lambda way=way: trees(way) for way in ("dense", "split")})
+    return compared(label, ours, alone, {way: partial(trees, way) for way in ("dense", "split")})
 
 
 def of_family(
@@ -131,7 +131,7 @@ def of_family(
         return of_batch(model, collator([units]))
 
     ways = ("dense", "split") if unfit is None else ("rows",)
-    return compared(label, model, alone, {way: lambda way=way: batch(way) for way in ways})
+    return compared(label, model, alone, {way: partial(batch, way) for way in ways})
 
 
 def with_lora(model: Any) -> Any:

@@ -349,7 +349,7 @@ def paligemma(version: int) -> Callable[[Any], Built]:
         images.image_seq_length = 4  # type: ignore[attr-defined]  # read from the released processors' files
         processor = PaliGemmaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=PALIGEMMA_TEMPLATE)
         text = {**language(tokenizer), "num_key_value_heads": 1, "head_dim": 16}
-        capped = {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}
+        capped: dict[str, Any] = {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}
         config = PaliGemmaConfig(
             vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
             text_config=GemmaConfig(**text) if version == 1 else Gemma2Config(**text, **capped),

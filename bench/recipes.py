@@ -35,6 +35,7 @@ from PIL import Image  # noqa: E402
 from transformers import PreTrainedModel, ProcessorMixin  # noqa: E402
 
 from bench import machine  # noqa: E402
+from bench.families import BUILT  # noqa: E402
 from stages.corpus.example import IMAGE, Turn  # noqa: E402
 from stages.corpus.images import ImageWriter  # noqa: E402
 from stages.models.loading import load_model, load_processor  # noqa: E402
@@ -44,7 +45,7 @@ from stages.running.profile import read_profile  # noqa: E402
 from stages.trees import attention, tree  # noqa: E402
 from stages.trees.certificate import prove_all  # noqa: E402
 from stages.trees.chat import Chat, Tokens  # noqa: E402
-from stages.trees.families import positions_of  # noqa: E402
+from stages.trees.families import family_of  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning import loop, planning, rehearsal  # noqa: E402
 from stages.tuning.data import Collator  # noqa: E402
@@ -73,7 +74,7 @@ def main() -> None:
     asked = parser.parse_args()
     if strange := set(asked.profiles) - set(every):
         parser.error(f"no recipe: {', '.join(sorted(strange))}; there are {', '.join(every)}")
-    planning.rehearse = here
+    planning.rehearse = here  # type: ignore[attr-defined]
     written = machine.RESULTS / "recipes.json"
     for name in asked.profiles or every:
         made = {"commit": machine.commit(), **proved(name), "machine": machine.describe()}
@@ -142,7 +143,7 @@ def loss(folder: Path, place: Path, trees: Sequence[Tree], processor: Any, param
     """The loss in fp32 of the model in `folder`, weighted as the stage weights it."""
     model: Any = load_model(folder, attention="eager").eval()
     model.set_attn_implementation({"text_config": attention.NAME})
-    inputs = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, positions_of(model))(
+    inputs = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, family_of(model))(
         [trees]
     )
     labels, weights = inputs.pop("labels"), inputs.pop("weights")
@@ -199,10 +200,8 @@ def of_family(kind: str) -> Callable[[Path], ProcessorMixin]:
     def built(folder: Path) -> ProcessorMixin:
         from transformers.models.smolvlm import processing_smolvlm
 
-        from tests.stages.trees.test_families import BUILT  # where the tiny models of all families are
-
         # SmolVLM's processor wants it for videos' time stamps alone.
-        processing_smolvlm.num2words = processing_smolvlm.num2words or str
+        processing_smolvlm.num2words = processing_smolvlm.num2words or str  # type: ignore[attr-defined]
         torch.manual_seed(SEED)
         made: tuple[Any, PreTrainedModel] = BUILT[kind](train_tokenizer([*QUESTIONS, *QUESTIONS.values()], 320))
         processor, model = made
@@ -226,12 +225,12 @@ def without_video(processor: Any) -> Iterator[None]:
         processor.image_processor.save_pretrained(folder)
 
     processor.save_pretrained = save
-    own = loop.load_processor
-    loop.load_processor = lambda _: processor  # type: ignore[assignment]
+    own = loop.load_processor  # type: ignore[attr-defined]
+    loop.load_processor = lambda _: processor  # type: ignore[attr-defined, assignment]
     try:
         yield
     finally:
-        loop.load_processor = own
+        loop.load_processor = own  # type: ignore[attr-defined]
 
 
 def here(

@@ -56,6 +56,11 @@ class Answerer:
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         """The answers to a batch of `asking.batched`, without surrounding white space."""
         if questions[0].options:
+            if not self.shares:
+                raise ValueError(
+                    f"options of a {self.model.config.model_type} cannot be scored in one row: it is not among those of which "
+                    "that is proved; set answer.options to generate in params.yaml"
+                )
             return self.chosen(questions)
         pictures = {question.image for question in questions}
         if self.shares and None not in pictures and len(pictures) < len(questions):

@@ -13,11 +13,14 @@ from stages.models.sections import Lora, Parts
 
 PARTS = {
     # Read in this order: in some families the connector lies inside the vision module.
-    "connector": re.compile(r"(multi_modal_projector|connector|merger|embed_vision)\."),
+    "connector": re.compile(r"(multi_modal_projector|connector|merger|deepstack_merger_list|embed_vision)\."),
     "vision_tower": re.compile(r"(vision_tower|vision_model|visual|vision_encoder|image_tower|vision_embed_tokens)\."),
     "language_model": re.compile(r""),
 }
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "out_proj")
+LORA_TARGETS = (
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "qkv", "o_proj", "out_proj", "proj"),
+    *("gate_proj", "up_proj", "gate_up_proj", "down_proj", "fc1", "fc2", "linear_fc1", "linear_fc2"),
+)
 """The linear layers that get LoRA in a part that is tuned so: all of attention and MLP, by their names in transformers."""
 BETWEEN = ("image_newline",)
 """Parameters that lie in no module of their own, and count with the language model whose row they stand in."""

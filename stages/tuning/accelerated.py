@@ -117,6 +117,10 @@ def _odd_sharing(config: ClusterConfig, stage: str, params: Tuning) -> str | Non
         )
     if params.lora.quantize != "none":
         return f"{stage}.lora.quantize is {params.lora.quantize}, which is not shared out under {kind}; set none"
+    if params.precision == "pure_bf16":
+        return f"{stage}.precision is pure_bf16, whose rounding is not written for parts of weights, as {kind} has; set bf16"
+    if params.cache_features:
+        return f"{stage}.cache_features is true, and under {kind} not every process has the tower to begin with; set false"
     if config.distributed_type == DistributedType.FSDP:
         for key, (wanted, reason) in FSDP2.items():
             given = config.fsdp_config.get(key, "unset")

@@ -133,7 +133,8 @@ class Guard(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         missing = ""
-        if not self.updating:
+        # DeepSpeed steps before anybody is asked: what it holds then is what was not to be.
+        if not self.updating and not self.trainer.by_deepspeed:
             try:
                 self.trainer.save_good_state(self.unlogged, alone=not agreed)
             except ValueError as full:
@@ -167,7 +168,7 @@ class Guard(TrainerCallback):
     def _calm(self) -> str:
         muon = f" and {self.stage}.muon_learning_rate" if self.params.optimizer == "muon" else ""
         return (
-            f"look at these rows and leave them out of curate.{self.stage} if they are wrong, or lower "
+            f"look at these rows and have their source's exclude (ingest.sources) leave them out if they are wrong, or lower "
             f"{self.stage}.learning_rate{muon}, or raise {self.stage}.warmup, in params.yaml: that begins {self.stage} anew"
         )
 

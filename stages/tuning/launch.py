@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 PATHS = ("rendered", "former", "ingested", "base", "model", "metrics", "curve", "ledger")
 STARTER = "TANDEM_STARTER"
 """Names the process that started this one, to which it belongs: if that is gone before this one looks, another took it in."""
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for each other: one writes a large model's checkpoint, or fills a cache, while the others stand."""
 REFUSED = 2
 """Exit status of a process that was given something wrong."""
 REFUSAL = "refusal-{}"
@@ -250,9 +253,9 @@ def meet(params: Tuning, job: Path) -> None:
         backend = "cuda:nccl,cpu:gloo" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else "nccl"
     if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
         meeting = torch.distributed.FileStore(str(job.with_name("meeting")), count)  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=meeting, rank=rank, world_size=count)
+        torch.distributed.init_process_group(backend, store=meeting, rank=rank, world_size=count, timeout=PATIENCE)
     else:
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
 
 
 def refuse(job: Path, reason: str) -> None:

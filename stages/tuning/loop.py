@@ -232,5 +232,13 @@ def batched(
             f"a step of {stage} has {fewest} trees for {stage}.processes {params.processes}: {stage}.step_size "
             f"{params.step_size} {params.step_unit} is too few; raise it, or lower processes, in params.yaml"
         )
-    batches = packed(laid, [one.tokens for one in units], params.tokens_per_batch, params.processes)
+    sizes = [one.tokens for one in units]
+    needed = max(-(-sum(sizes[index] for index in step) // params.tokens_per_batch) for step in laid)
+    if needed > fewest:
+        raise ValueError(
+            f"the largest step of {stage} takes {needed} batches of {stage}.tokens_per_batch {params.tokens_per_batch}, and "
+            f"the smallest has {fewest} trees, one for each at most: every step has as many batches; raise tokens_per_batch or "
+            f"step_size in params.yaml"
+        )
+    batches = packed(laid, sizes, params.tokens_per_batch, params.processes)
     return [[[units[index] for index in batch] for batch in step] for step in batches]

@@ -182,8 +182,17 @@ def tidy(folder: Path, known: Collection[str]) -> None:
     """Remove from the stores beside `folder` and in it what no run will ask for, unless a run has it open.
 
     That is: stores of other settings, weights or libraries, shards of which fewer than `HALF` of the pictures are in `known`,
-    and what a kill left half written. Must come before this process opens the store itself.
+    and what a kill left half written. Must come before this process opens the store itself; of a run's processes one does it.
     """
+    if torch.distributed.is_initialized():
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            _tidy(folder, known)
+        torch.distributed.barrier()  # none opens what that one is about to remove
+    else:
+        _tidy(folder, known)
+
+
+def _tidy(folder: Path, known: Collection[str]) -> None:
     for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
         if other.is_dir():
             with _nobody_reads(other) as nobody:

@@ -308,7 +308,8 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_the_processes_of_one_run_write_a_share_each(tmp_path):
-    around = {**os.environ, "LOCAL_WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    here = {"PYTHONPATH": str(Path(__file__).parents[3]), "GLOO_SOCKET_IFNAME": "lo"}
+    around = {**os.environ, **here, "LOCAL_WORLD_SIZE": "2"}
     words = [sys.executable, "-c", SHARE, str(tmp_path)]
     started = [
         subprocess.Popen(words, env={**around, "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True) for rank in (0, 1)
