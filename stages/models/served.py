@@ -67,7 +67,7 @@ class Served(PythonModel):
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"return_tensors": "pt"},
+            return_tensors="pt",
         ).to(self.device, dtype=self.model.dtype)
         generated = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
         new = generated[:, inputs["input_ids"].shape[1] :]
