@@ -31,20 +31,19 @@ assert stages.QUIET, "imported first, because it sets the switches that librarie
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import PreTrainedModel, ProcessorMixin  # noqa: E402
+from transformers import ProcessorMixin  # noqa: E402
 
-from bench import machine  # noqa: E402
-from bench.families import BUILT, smolvlm_processing  # noqa: E402
+from bench import families, machine  # noqa: E402
 from stages.corpus.example import IMAGE, Turn  # noqa: E402
 from stages.corpus.images import ImageWriter  # noqa: E402
 from stages.models.loading import load_model, load_processor  # noqa: E402
 from stages.models.sections import Tiny  # noqa: E402
-from stages.models.tiny import build, train_tokenizer  # noqa: E402
+from stages.models.tiny import build  # noqa: E402
 from stages.running.profile import read_profile  # noqa: E402
 from stages.trees import attention, tree  # noqa: E402
 from stages.trees.certificate import prove_all  # noqa: E402
 from stages.trees.chat import Chat, Tokens  # noqa: E402
-from stages.trees.families import positions_of  # noqa: E402
+from stages.trees.families import family_of  # noqa: E402
 from stages.trees.tree import Branch, Tree  # noqa: E402
 from stages.tuning import loop, planning, rehearsal  # noqa: E402
 from stages.tuning.data import Collator  # noqa: E402
@@ -141,9 +140,8 @@ def loss(folder: Path, place: Path, trees: Sequence[Tree], processor: Any, param
     """The loss in fp32 of the model in `folder`, weighted as the stage weights it."""
     model: Any = load_model(folder, attention="eager").eval()
     model.set_attn_implementation({"text_config": attention.NAME})
-    inputs = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, positions_of(model))(
-        [trees]
-    )
+    collator = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, family_of(model))
+    inputs = collator([trees])
     labels, weights = inputs.pop("labels"), inputs.pop("weights")
     losses = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels, reduction="none")
     return float((losses * weights).sum() / weights.sum())
@@ -196,12 +194,9 @@ def of_family(kind: str) -> Callable[[Path], ProcessorMixin]:
     """A builder of one of the families that trees are proved on."""
 
     def built(folder: Path) -> ProcessorMixin:
-        # SmolVLM's constructor asks for it, for videos' sake alone; once saved, its processor is loaded without.
-        smolvlm_processing.num2words = smolvlm_processing.num2words or str  # type: ignore[attr-defined]
-        torch.manual_seed(SEED)
-        made: tuple[Any, PreTrainedModel] = BUILT[kind](train_tokenizer([*QUESTIONS, *QUESTIONS.values()], 320))
-        processor, model = made
-        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        plain = folder.with_name("tokenizer")
+        build(LLAVA, SEED, [*QUESTIONS, *QUESTIONS.values()], plain)
+        processor, model = families.build(kind, plain)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         return load_processor(folder)

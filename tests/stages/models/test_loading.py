@@ -1,6 +1,7 @@
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def family(request, tmp_path, tiny_model, monkeypatch):
     return pieces, tmp_path / "released"
 
 
-def shown(processor: ProcessorMixin) -> dict[str, torch.Tensor]:
+def shown(processor: Any) -> dict[str, torch.Tensor]:
     messages = families.carrying([families.Turn("user", "What colour is it?")], [Image.new("RGB", (40, 24), "teal")])
     return dict(processor.apply_chat_template([messages], tokenize=True, return_dict=True, return_tensors="pt"))
 
