@@ -21,6 +21,9 @@ from transformers.utils.import_utils import is_torchvision_available
 
 NAMING = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer_config.json")
 """The files that may name a processor's class, in the order in which transformers asks them."""
+LEFT_OUT = "video_processor"
+LOADERS: dict[str, Any] = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+"""For each part that is loaded nevertheless; a processor with yet others is left to transformers."""
 
 
 class Unloaded(PushToHubMixin):
@@ -52,22 +55,19 @@ def processor_in(folder: Path | str) -> ProcessorMixin:
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     kind = _kind(Path(folder))
     parts = [] if kind is None else kind.get_attributes()
-    if kind is not None and "video_processor" in parts:
-        module = sys.modules[kind.__module__]
-        if vars(module).get("num2words", refuse_to_spell) is None:
-            module.num2words = refuse_to_spell  # type: ignore[attr-defined]  # SmolVLM's constructor asks whether it is there
-    loaders = {
-        "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, **given),
-        "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **given),
-        "video_processor": lambda: Unloaded(get_video_processor_config(folder, local_files_only=True)),
-    }
-    if kind is None or is_torchvision_available() or "video_processor" not in parts or not loaders.keys() >= set(parts):
-        whole: ProcessorMixin = AutoProcessor.from_pretrained(folder, **given)
-        return whole
+    if LEFT_OUT in parts:
+        module: Any = sys.modules[kind.__module__]
+        if vars(module).get("num2words", refuse_to_spell) is None:  # SmolVLM's constructor asks whether it is there
+            module.num2words = refuse_to_spell
+    if LEFT_OUT not in parts or is_torchvision_available() or not {LEFT_OUT, *LOADERS} >= set(parts):
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(folder, **given)
+        return processor
+    half = Unloaded(get_video_processor_config(folder, local_files_only=True))
+    loaded = [half if part == LEFT_OUT else LOADERS[part].from_pretrained(folder, **given) for part in parts]
     settings, _ = kind.get_processor_dict(folder, local_files_only=True)
-    # Without torchvision not even the class that a video half must have can be named, so no half would pass.
+    # Without torchvision not even the class that a video half must have can be named, so none would pass.
     lenient: Any = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
-    processor: ProcessorMixin = lenient.from_args_and_dict([loaders[part]() for part in parts], settings)
+    processor = lenient.from_args_and_dict(loaded, settings)
     processor.__class__ = kind  # so that it is pickled, named and saved as any other
     return processor
 
@@ -81,7 +81,7 @@ def refuse_to_spell(*_: Any, **__: Any) -> NoReturn:
     raise ImportError("this processor was loaded without num2words, which its videos need; show it pictures only")
 
 
-def _kind(folder: Path) -> type[ProcessorMixin] | None:
+def _kind(folder: Path) -> Any:
     """The class of transformers that one of `NAMING` names; None if none does, which AutoProcessor may know to solve."""
     for path in (folder / name for name in NAMING):
         if path.exists() and (named := json.loads(path.read_text(encoding="utf-8")).get("processor_class")):
