@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a bench, run as 
 from stages.corpus.example import IMAGE, Turn
 from stages.corpus.images import ImageWriter
 from stages.models.loading import load_model, load_processor
+from stages.models.processors import Unloaded
 from stages.models.tiny import CHAT_TEMPLATE
 from stages.trees import attention
 from stages.trees.certificate import prove_all
@@ -100,7 +100,7 @@ def named(tokenizer: Any, **tokens: str) -> Any:
 
 def without_video(kind: type, **given: Any) -> Any:
     lenient = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda *_: None})
-    return lenient(video_processor=SimpleNamespace(num_frames=1, fps=1, model_input_names=[]), **given)
+    return lenient(video_processor=Unloaded({}), **given)
 
 
 def llava_next(tokenizer: Any) -> Built:

@@ -6,8 +6,7 @@ precision, step and weighting. Other than the recipe says are only what is of a 
 and how long it takes (epochs). Then the saved model is loaded as anybody would load it, and its loss in fp32 must have fallen.
 
 Not shown by it: that a recipe reaches its published scores; that the large model fits a GPU, for which there is
-`python -m stages.tuning plan` on the machine. A plan is measured in this process here, to be quick. Processors of Qwen and
-SmolVLM have a video half that wants torchvision; here they are without.
+`python -m stages.tuning plan` on the machine. A plan is measured in this process here, to be quick.
 """
 
 import argparse
@@ -32,15 +31,14 @@ assert stages.QUIET, "imported first, because it sets the switches that librarie
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import PreTrainedModel, ProcessorMixin  # noqa: E402
+from transformers import ProcessorMixin  # noqa: E402
 
-from bench import machine  # noqa: E402
-from bench.families import BUILT  # noqa: E402
+from bench import families, machine  # noqa: E402
 from stages.corpus.example import IMAGE, Turn  # noqa: E402
 from stages.corpus.images import ImageWriter  # noqa: E402
 from stages.models.loading import load_model, load_processor  # noqa: E402
 from stages.models.sections import Tiny  # noqa: E402
-from stages.models.tiny import build, train_tokenizer  # noqa: E402
+from stages.models.tiny import build  # noqa: E402
 from stages.running.profile import read_profile  # noqa: E402
 from stages.trees import attention, tree  # noqa: E402
 from stages.trees.certificate import prove_all  # noqa: E402
@@ -96,12 +94,11 @@ def proved(name: str) -> dict[str, Any]:
     made = {}
     with alone() as place:
         processor = BUILDERS[kind](place / "base")
-        with without_video(processor) if kind in VIDEO else contextlib.nullcontext():
-            trees = learnt(place, processor, stops=load_model(place / "base").generation_config.eos_token_id)
-            base = place / "base"
-            for stage in planning.TUNING:
-                made[stage] = tuned(stage, values[stage], place, base, trees, processor)
-                base = place / stage / "model"
+        trees = learnt(place, processor, stops=load_model(place / "base").generation_config.eos_token_id)
+        base = place / "base"
+        for stage in planning.TUNING:
+            made[stage] = tuned(stage, values[stage], place, base, trees, processor)
+            base = place / stage / "model"
     return {"family": kind, "seconds": round(time.perf_counter() - began, 1), "stages": made}
 
 
@@ -143,9 +140,8 @@ def loss(folder: Path, place: Path, trees: Sequence[Tree], processor: Any, param
     """The loss in fp32 of the model in `folder`, weighted as the stage weights it."""
     model: Any = load_model(folder, attention="eager").eval()
     model.set_attn_implementation({"text_config": attention.NAME})
-    inputs = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, family_of(model))(
-        [trees]
-    )
+    collator = Collator(Pixels(place / "ingested", trees, processor), processor, True, params.weighting, family_of(model))
+    inputs = collator([trees])
     labels, weights = inputs.pop("labels"), inputs.pop("weights")
     losses = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels, reduction="none")
     return float((losses * weights).sum() / weights.sum())
@@ -198,39 +194,20 @@ def of_family(kind: str) -> Callable[[Path], ProcessorMixin]:
     """A builder of one of the families that trees are proved on."""
 
     def built(folder: Path) -> ProcessorMixin:
-        from transformers.models.smolvlm import processing_smolvlm
-
-        # SmolVLM's processor wants it for videos' time stamps alone.
-        processing_smolvlm.num2words = processing_smolvlm.num2words or str  # type: ignore[attr-defined]
-        torch.manual_seed(SEED)
-        made: tuple[Any, PreTrainedModel] = BUILT[kind](train_tokenizer([*QUESTIONS, *QUESTIONS.values()], 320))
-        processor, model = made
-        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        plain = folder.with_name("tokenizer")
+        build(LLAVA, SEED, [*QUESTIONS, *QUESTIONS.values()], plain)
+        processor, model = families.build(kind, plain)
         model.save_pretrained(folder)
-        return processor
+        processor.save_pretrained(folder)
+        return load_processor(folder)
 
     return built
 
 
-VIDEO = ("qwen2_5_vl", "smolvlm")
-BUILDERS: dict[str, Callable[[Path], ProcessorMixin]] = {"llava": llava, **{kind: of_family(kind) for kind in VIDEO}}
-
-
-@contextlib.contextmanager
-def without_video(processor: Any) -> Iterator[None]:
-    """Within it, the loop has this very processor: none without a video half can be loaded."""
-
-    def save(folder: Path) -> None:
-        processor.tokenizer.save_pretrained(folder)
-        processor.image_processor.save_pretrained(folder)
-
-    processor.save_pretrained = save
-    own = loop.load_processor  # type: ignore[attr-defined]
-    loop.load_processor = lambda _: processor  # type: ignore[attr-defined, assignment]
-    try:
-        yield
-    finally:
-        loop.load_processor = own  # type: ignore[attr-defined]
+BUILDERS: dict[str, Callable[[Path], ProcessorMixin]] = {
+    "llava": llava,
+    **{kind: of_family(kind) for kind in ("qwen2_5_vl", "smolvlm")},
+}
 
 
 def here(

@@ -133,7 +133,9 @@ class Answerer:
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"return_tensors": "pt", **how},
+            # Not in processor_kwargs, where SmolVLM's processor overwrites it with what it is given here.
+            return_tensors="pt",
+            processor_kwargs=how,
         )
 
     def _once(self, questions: Sequence[Question]) -> dict[str, Any]:

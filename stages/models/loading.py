@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
@@ -18,6 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from stages.models.processors import processor_in
 from stages.models.sections import check_pinned
 
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
@@ -81,12 +81,12 @@ def load_stops(folder: Path) -> frozenset[int]:
 
 
 def load_processor(folder: Path) -> ProcessorMixin:
-    """The processor (tokenizer, image processor, chat template) in `folder`.
+    """The processor (tokenizer, image processor, chat template) in `folder`; its video half only where torchvision is there.
 
     Raises:
         ValueError: it has no chat template, without which no conversation can be written.
     """
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    processor = processor_in(folder)
     if not getattr(processor, "chat_template", None):
         raise ValueError(f"the processor of the base model has no chat template; put chat_template.jinja into {folder}")
     return processor

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -10,8 +11,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
-from stages.models import served
+from stages.models import processors, served
 
+CODE = (Path(served.__file__), Path(processors.__file__))
+"""What runs where the model is loaded: the first is asked, and imports the others."""
 PACKAGES = ("mlflow", "torch", "transformers", "accelerate", "safetensors", "pillow", "jinja2", "numpy", "pandas")
 """What a served model needs, at the versions it was tuned and proved with."""
 
@@ -26,7 +29,7 @@ def version_of(
     tags: dict[str, str],
 ) -> ModelVersion:
     """The version of `name` with the bytes of `model`: the one there is, or a new one, logged into the active run."""
-    digest = digest_of(model, Path(served.__file__), precision)
+    digest = digest_of(model, CODE, precision)
     known = client.search_model_versions(f"name = '{name}'")
     same = [version for version in known if version.tags.get("digest") == digest]
     if same:
@@ -39,7 +42,8 @@ def version_of(
     )
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=served.__file__,
+        python_model=str(CODE[0]),
+        code_paths=[str(path) for path in CODE[1:]],
         artifacts={"model": str(model)},
         model_config={"precision": precision},
         signature=signature,
@@ -50,11 +54,11 @@ def version_of(
     return mlflow.register_model(info.model_uri, name, tags={"digest": digest, "git_commit": tags["git_commit"]})
 
 
-def digest_of(model: Path, code: Path, precision: str) -> str:
+def digest_of(model: Path, code: Sequence[Path], precision: str) -> str:
     """sha256 over everything that decides what the package answers: names and bytes of its files, and its precision."""
     digest = hashlib.sha256(precision.encode())
-    for path in sorted(path for path in [*model.rglob("*"), code] if path.is_file()):
-        name = code.name if path == code else path.relative_to(model).as_posix()
+    for path in sorted(path for path in [*model.rglob("*"), *code] if path.is_file()):
+        name = path.name if path in code else path.relative_to(model).as_posix()
         digest.update(f"\0{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
     return digest.hexdigest()
 

@@ -1,7 +1,8 @@
 """The tuned model as MLflow serves it: a picture and a question in, an answer out.
 
 MLflow keeps this file beside the weights and runs it where the model is loaded ("models from code"), where this project
-may be absent: so it imports nothing of it, only what the registered version lists as its requirements.
+may be absent: so it imports nothing of it, only processors.py, which lies beside it there, and what the registered version
+lists as its requirements.
 """
 
 import base64
@@ -14,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -28,6 +29,9 @@ class Served(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the transformers folder among the version's artifacts, onto a GPU where there is one."""
+        # A file that MLflow keeps beside this one too (`package.CODE`), and finds only where the model is loaded.
+        from processors import processor_in
+
         folder = context.artifacts["model"]
         dtype = PRECISIONS[(context.model_config or {}).get("precision", "fp32")]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,7 +39,7 @@ class Served(PythonModel):
             folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         self.model = model.to(self.device).eval()
-        self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.processor = processor_in(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """A frame with the column `answer`, a row for each row of `model_input` (columns `image_b64`, `question`).
@@ -63,7 +67,7 @@ class Served(PythonModel):
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"return_tensors": "pt"},
+            return_tensors="pt",
         ).to(self.device, dtype=self.model.dtype)
         generated = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
         new = generated[:, inputs["input_ids"].shape[1] :]

@@ -17,12 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import families
 from stages.benchmarks.champion import champion_of
 from stages.benchmarks.gate import Gate
+from stages.benchmarks.proof import ProofQuestion, answers_in_a_clean_process
 from stages.corpus.images import ImageWriter
 from stages.models import tiny
 from stages.models.asking import How, ask
 from stages.models.loading import load_model
+from stages.models.package import version_of
 from stages.models.question import Question
 from stages.models.sections import Tiny
 from stages.models.served import picture_of
@@ -175,6 +178,24 @@ def test_a_promoted_version_has_answered_in_a_clean_process_and_answers_here(cha
     served = mlflow.pyfunc.load_model(f"models:/{chain.params.name}@champion")
     asked = pd.DataFrame({"image_b64": [base64.b64encode(picture(0)).decode()], "question": [recorded["question"]]})
     assert list(served.predict(asked, params={"max_new_tokens": 4})["answer"]) == [recorded["answer"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+def test_a_family_with_a_video_half_answers_in_a_clean_process_without_what_videos_need(
+    name, tmp_path, tiny_model, mlflow_store
+):
+    processor, model = families.build(name, tiny_model)
+    for part in (processor, model):
+        part.save_pretrained(tmp_path / "model")
+    shake(tmp_path / "model", 3)
+    question = Question(picture(1), QUESTIONS[0], 6)
+    said = ask(tmp_path / "model", [question], How("cpu", 1, 1, "fp32", 4))
+    asked = ProofQuestion(question.image, question.text, question.max_new_tokens, tuned=said[0], base="")
+    with mlflow.start_run():
+        tags = {"git_commit": "none"}
+        version = version_of(mlflow.MlflowClient(), name, tmp_path / "model", "fp32", asked.example, 6, tags)
+    assert answers_in_a_clean_process(name, version.version, [asked]) == said != [""]
 
 
 def test_the_same_bytes_again_are_the_same_version(chain, packaged):

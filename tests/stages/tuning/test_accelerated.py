@@ -82,7 +82,7 @@ def test_on_one_machine_processes_meet_without_a_server(given, eight_gpus, tmp_p
     assert environment(config, tmp_path)["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 
 
-@pytest.mark.parametrize(("precision", "autocast"), [("bf16", "bf16"), ("fp32", "no"), ("pure_bf16", "no")])
+@pytest.mark.parametrize(("precision", "autocast"), [("bf16", "bf16"), ("fp32", "no")])
 def test_processes_are_told_the_precision_of_params_and_the_sharing_of_the_config(
     given, eight_gpus, tmp_path, monkeypatch, precision, autocast
 ):
