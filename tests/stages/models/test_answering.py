@@ -53,6 +53,12 @@ def test_the_likeliest_option_is_the_one_that_is_likeliest_when_each_is_asked_al
     assert answerer(questions) == best
 
 
+def test_options_of_a_family_that_is_not_proved_are_refused(answerer, png):
+    answerer.shares = False
+    with pytest.raises(ValueError, match=r"options of a llava cannot be scored .* answer\.options to generate"):
+        answerer([replace(question, options=OPTIONS) for question in about(png("red"))])
+
+
 def test_an_option_that_is_no_word_of_its_own_is_refused(answerer, png):
     with pytest.raises(ValueError, match=r"the option '' cannot be told .* answer\.options to generate"):
         answerer([replace(question, options=("Yes", "")) for question in about(png("red"))])

@@ -140,6 +140,16 @@ def test_processes_are_told_the_precision_of_params_and_the_sharing_of_the_confi
             r"train\.optimizer is muon, which steps whole matrices, and under FSDP each process holds a part",
         ),
         (
+            {"precision": "pure_bf16"},
+            {"distributed_type": "FSDP", "fsdp_config": FSDP},
+            r"train\.precision is pure_bf16, whose rounding is not written for parts of weights",
+        ),
+        (
+            {"cache_features": True, "parts": {"vision_tower": "frozen", "connector": "full", "language_model": "full"}},
+            {"distributed_type": "FSDP", "fsdp_config": FSDP},
+            r"train\.cache_features is true, and under FSDP not every process has the tower",
+        ),
+        (
             {"device": "cpu", "processes": 2},
             {"distributed_type": "FSDP", "fsdp_config": FSDP, "use_cpu": True},
             r"accelerate would leave the model whole on CPUs",
